@@ -1,0 +1,53 @@
+package correlate
+
+import (
+	"context"
+
+	"github.com/vedette-sec/vedette/detect"
+)
+
+// Page is a packed page of learned profiles of one rule. Its bytes are the
+// engine's own; a store only keeps them.
+type Page struct {
+	RuleVersion string
+	Number      uint32 // by key hash
+	Data        []byte
+}
+
+// Mark is a place from which an owner can rebuild its windows: the position on
+// the partition of vedette.observations and the engine's vector and clocks there.
+type Mark struct {
+	Position int64  // next offset to read
+	Clock    int64  // A at the mark, ns
+	State    []byte // vector and clocks, the engine's own encoding
+}
+
+// Checkpoint is what an owner found in force when it took a partition over.
+type Checkpoint struct {
+	Epoch  int64
+	Number int64 // of the last checkpoint written
+	Mark   Mark  // the position, vector and clocks it was computed from
+	Marks  []Mark // older marks, oldest first, to rebuild windows from
+	Pages  []Page // all profiles of the partition
+}
+
+// Commit is what one checkpoint writes, all of it or nothing.
+type Commit struct {
+	Partition int32
+	Epoch     int64
+	Mark      Mark
+	SaveMark  bool  // keep Mark as one to rebuild from
+	DropMarks int64 // marks below this position are no longer needed
+	Findings  []detect.Finding
+	Pages     []Page
+}
+
+// Ledger is where correlate's effects live: Postgres, or memory for replay.
+type Ledger interface {
+	// Acquire takes the partition over: it raises the epoch and reads what is in
+	// force in the same statement, so that an earlier owner can commit no more.
+	Acquire(ctx context.Context, partition int32) (Checkpoint, error)
+	// Commit writes a checkpoint if the epoch is still the owner's. It returns
+	// ErrFenced if it is not. If the outcome of COMMIT is unknown it finds out.
+	Commit(ctx context.Context, c Commit) error
+}
