@@ -1,0 +1,272 @@
+// Package config is Vedette's configuration: one YAML file, whose every key is a
+// field here with its default in Default. Unknown keys and bad values are refused
+// with file, line, key and what was expected. docs/configuration.md is written
+// from these comments.
+package config
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vedette-sec/vedette/event"
+)
+
+// Secret is a text that never shows itself in logs, JSON or YAML.
+type Secret string
+
+const hidden = "<secret>"
+
+func (Secret) String() string               { return hidden }
+func (Secret) GoString() string             { return hidden }
+func (Secret) LogValue() slog.Value         { return slog.StringValue(hidden) }
+func (Secret) MarshalJSON() ([]byte, error) { return json.Marshal(hidden) }
+func (Secret) MarshalYAML() (any, error)    { return hidden, nil }
+
+// Reveal is the secret itself.
+func (s Secret) Reveal() string { return string(s) }
+
+// Bytes is a size, written as "512KiB", "4MiB" or a number of bytes.
+type Bytes int64
+
+// Config is the whole configuration.
+type Config struct {
+	// DataDir holds what the process keeps on disk: databases by digest and tokens. Default "/var/lib/vedette".
+	DataDir string `yaml:"data_dir"`
+	// Tenant is the tenant of everything this process ingests. Default "default".
+	Tenant string `yaml:"tenant"`
+
+	Log       Log       `yaml:"log"`
+	Kafka     Kafka     `yaml:"kafka"`
+	Postgres  Postgres  `yaml:"postgres"`
+	API       API       `yaml:"api"`
+	Rules     Rules     `yaml:"rules"`
+	Enrich    Enrich    `yaml:"enrich"`
+	Collect   Collect   `yaml:"collect"`
+	Incidents Incidents `yaml:"incidents"`
+	Alerting  Alerting  `yaml:"alerting"`
+}
+
+// Log says how the process logs, to standard error.
+type Log struct {
+	Level  string `yaml:"level"`  // debug, info, warn or error. Default "info".
+	Format string `yaml:"format"` // text or json. Default "text".
+}
+
+// Kafka is the log.
+type Kafka struct {
+	Brokers               []string `yaml:"brokers"`                // host:port each; required
+	TLS                   bool     `yaml:"tls"`                    // Default false.
+	CAFile                string   `yaml:"ca_file"`                // PEM; the system's by default
+	SASL                  SASL     `yaml:"sasl"`                   // none by default
+	LogsPartitions        int      `yaml:"logs_partitions"`        // of vedette.logs, fixed at first start. Default 4.
+	ObservationPartitions int      `yaml:"observation_partitions"` // of vedette.observations, fixed at first start. Default 4.
+	Replication           int      `yaml:"replication"`            // of topics created. Default 3.
+}
+
+// SASL signs in to Kafka.
+type SASL struct {
+	Mechanism string `yaml:"mechanism"` // plain, scram-sha-256 or scram-sha-512; empty for none
+	Username  string `yaml:"username"`
+	Password  Secret `yaml:"password"`
+}
+
+// Postgres is the ledger.
+type Postgres struct {
+	DSN            Secret `yaml:"dsn"`             // a URL or key=value string; required
+	MaxConnections int    `yaml:"max_connections"` // Default 20.
+}
+
+// API is the HTTP listener: push endpoint, incident API, page, health and metrics.
+type API struct {
+	Listen      string `yaml:"listen"`       // host:port. Default "127.0.0.1:8080".
+	ExternalURL string `yaml:"external_url"` // as people reach it, for links in alerts; http://<listen> by default
+	TLSCertFile string `yaml:"tls_cert_file"`
+	TLSKeyFile  string `yaml:"tls_key_file"`
+	// OpenOnLoopback lets a browser on this machine read incidents without a token. Default false.
+	OpenOnLoopback bool  `yaml:"open_on_loopback"`
+	MaxBody        Bytes `yaml:"max_body"`      // of one push, as sent and unpacked. Default 32MiB.
+	MaxInFlight    Bytes `yaml:"max_in_flight"` // of all pushes together, then 429. Default 128MiB.
+}
+
+// Rules says which detection rules run.
+type Rules struct {
+	Shipped bool     `yaml:"shipped"` // the rules inside the program. Default true.
+	Paths   []string `yaml:"paths"`   // Sigma files and directories; read again on SIGHUP
+}
+
+// Enrich is what is known beside the logs.
+type Enrich struct {
+	GeoDatabases []string  `yaml:"geo_databases"` // MMDB files: country, city or ASN
+	Inventory    Inventory `yaml:"inventory"`
+}
+
+// Inventory is what is known of the functions. Without it the gateway-bypass
+// rules that need it answer "unknown".
+type Inventory struct {
+	// Functions by name.
+	Functions map[string]Function `yaml:"functions"`
+	// Principals that may invoke functions directly: ARNs, * matches any run of characters.
+	DirectInvokers []string `yaml:"direct_invokers"`
+}
+
+// Function is one function's expected callers.
+type Function struct {
+	Gateways     []string `yaml:"gateways"`      // API ids that route to it
+	Services     []string `yaml:"services"`      // services that call it, such as events.amazonaws.com
+	EventSources []string `yaml:"event_sources"` // ARNs of event-source mappings (SQS, Kinesis, DynamoDB, …)
+	Invokers     []string `yaml:"invokers"`      // principals that may invoke it directly, as in direct_invokers
+	Authorizer   bool     `yaml:"authorizer"`    // it is a Lambda authorizer
+}
+
+// Collect lists the collectors.
+type Collect struct {
+	Files []FileSource `yaml:"files"`
+}
+
+// FileSource watches files and directories.
+type FileSource struct {
+	Name  string        `yaml:"name"`  // the origin; unique
+	Paths []string      `yaml:"paths"` // files, or directories read recursively
+	Type  string        `yaml:"type"`  // log type; told from the content by default
+	Poll  time.Duration `yaml:"poll"`  // Default 1s.
+}
+
+// Incidents says how findings become incidents.
+type Incidents struct {
+	JoinWindow time.Duration `yaml:"join_window"` // findings that share an entity join within it. Default 30m.
+	Evidence   int           `yaml:"evidence"`    // records copied for each finding. Default 10.
+}
+
+// Alerting says whom to tell.
+type Alerting struct {
+	Receivers []Receiver `yaml:"receivers"`
+}
+
+// Receiver is one place that is told of incidents.
+type Receiver struct {
+	Name        string `yaml:"name"`         // unique
+	Type        string `yaml:"type"`         // slack, pagerduty or webhook
+	URL         Secret `yaml:"url"`          // slack, webhook: where to post; pagerduty: only to replace its own
+	Key         Secret `yaml:"key"`          // pagerduty: routing key; webhook: signing key
+	MinSeverity string `yaml:"min_severity"` // informational, low, medium, high or critical. Default "medium".
+}
+
+// Default is the configuration of an empty file.
+func Default() *Config {
+	return &Config{
+		DataDir:   "/var/lib/vedette",
+		Tenant:    "default",
+		Log:       Log{Level: "info", Format: "text"},
+		Kafka:     Kafka{LogsPartitions: 4, ObservationPartitions: 4, Replication: 3},
+		Postgres:  Postgres{MaxConnections: 20},
+		API:       API{Listen: "127.0.0.1:8080", MaxBody: 32 << 20, MaxInFlight: 128 << 20},
+		Rules:     Rules{Shipped: true},
+		Incidents: Incidents{JoinWindow: 30 * time.Minute, Evidence: 10},
+	}
+}
+
+// LogTypes are the names that a FileSource's type may have.
+func LogTypes() []string {
+	return []string{string(event.TypeCloudTrail), string(event.TypeAPIGateway), string(event.TypeLambda)}
+}
+
+// validate reports what is wrong, by key.
+func (c *Config) validate(fail func(key, format string, args ...any)) {
+	oneOf := func(key, got string, names ...string) {
+		if !slices.Contains(names, got) {
+			fail(key, "want one of %s, got %q", strings.Join(names, ", "), got)
+		}
+	}
+	positive := func(key string, n int64) {
+		if n <= 0 {
+			fail(key, "want more than 0, got %d", n)
+		}
+	}
+	hostPort := func(key, s string) {
+		if _, _, err := net.SplitHostPort(s); err != nil {
+			fail(key, "want host:port, got %q", s)
+		}
+	}
+	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	oneOf("log.format", c.Log.Format, "text", "json")
+	if c.DataDir == "" {
+		fail("data_dir", "want a directory")
+	}
+	if c.Tenant == "" || len(c.Tenant) > 63 {
+		fail("tenant", "want 1 to 63 characters")
+	}
+	if len(c.Kafka.Brokers) == 0 {
+		fail("kafka.brokers", "want at least one host:port")
+	}
+	for i, b := range c.Kafka.Brokers {
+		hostPort("kafka.brokers["+strconv.Itoa(i)+"]", b)
+	}
+	oneOf("kafka.sasl.mechanism", c.Kafka.SASL.Mechanism, "", "plain", "scram-sha-256", "scram-sha-512")
+	positive("kafka.logs_partitions", int64(c.Kafka.LogsPartitions))
+	positive("kafka.observation_partitions", int64(c.Kafka.ObservationPartitions))
+	positive("kafka.replication", int64(c.Kafka.Replication))
+	if c.Postgres.DSN == "" {
+		fail("postgres.dsn", "want a Postgres URL or key=value string")
+	}
+	if c.Postgres.MaxConnections < 8 {
+		fail("postgres.max_connections", "want at least 8, got %d", c.Postgres.MaxConnections)
+	}
+	hostPort("api.listen", c.API.Listen)
+	if c.API.ExternalURL != "" {
+		if u, err := url.Parse(c.API.ExternalURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			fail("api.external_url", "want an http or https URL, got %q", c.API.ExternalURL)
+		}
+	}
+	if (c.API.TLSCertFile == "") != (c.API.TLSKeyFile == "") {
+		fail("api.tls_cert_file", "want both tls_cert_file and tls_key_file, or neither")
+	}
+	positive("api.max_body", int64(c.API.MaxBody))
+	if c.API.MaxInFlight < c.API.MaxBody {
+		fail("api.max_in_flight", "want at least api.max_body (%d), got %d", c.API.MaxBody, c.API.MaxInFlight)
+	}
+	names := map[string]bool{}
+	for i := range c.Collect.Files {
+		f := &c.Collect.Files[i]
+		key := "collect.files[" + strconv.Itoa(i) + "]"
+		if f.Poll == 0 {
+			f.Poll = time.Second
+		}
+		positive(key+".poll", int64(f.Poll))
+		if f.Name == "" || names[f.Name] {
+			fail(key+".name", "want a name of its own, got %q", f.Name)
+		}
+		names[f.Name] = true
+		if len(f.Paths) == 0 {
+			fail(key+".paths", "want at least one path")
+		}
+		oneOf(key+".type", f.Type, append([]string{""}, LogTypes()...)...)
+	}
+	positive("incidents.join_window", int64(c.Incidents.JoinWindow))
+	positive("incidents.evidence", int64(c.Incidents.Evidence))
+	names = map[string]bool{}
+	for i := range c.Alerting.Receivers {
+		r := &c.Alerting.Receivers[i]
+		key := "alerting.receivers[" + strconv.Itoa(i) + "]"
+		if r.MinSeverity == "" {
+			r.MinSeverity = "medium"
+		}
+		if r.Name == "" || names[r.Name] {
+			fail(key+".name", "want a name of its own, got %q", r.Name)
+		}
+		names[r.Name] = true
+		oneOf(key+".type", r.Type, "slack", "pagerduty", "webhook")
+		oneOf(key+".min_severity", r.MinSeverity, "informational", "low", "medium", "high", "critical")
+		if r.URL == "" && r.Type != "pagerduty" {
+			fail(key+".url", "want the URL to post to")
+		}
+		if r.Key == "" && r.Type != "slack" {
+			fail(key+".key", "want the key (pagerduty: routing key, webhook: signing key)")
+		}
+	}
+}
