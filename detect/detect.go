@@ -160,7 +160,7 @@ const (
 )
 
 // Finding is what fired for one rule, key and tile. Correlate emits deltas of
-// this shape; merged together (see Finding.Merge) they are the finding.
+// this shape; merged together (see Finding.Add) they are the finding.
 type Finding struct {
 	ID          FindingID
 	Tenant      string
