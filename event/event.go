@@ -72,55 +72,55 @@ type Attr uint8
 // The attributes. Times are nanoseconds since the Unix epoch, durations
 // milliseconds; both are also fields of Event.
 const (
-	AttrUID                  Attr = iota // metadata.uid: the provider's own id of the record, the dedupe identity
-	AttrType                             // metadata.log_name: the log type
-	AttrLayer                            // layer
-	AttrOutcome                          // outcome
-	AttrClass                            // class_uid
-	AttrCloudProvider                    // cloud.provider
-	AttrCloudAccount                     // cloud.account.uid
-	AttrCloudRegion                      // cloud.region
-	AttrActorUID                         // actor.user.uid: the stable principal (role or user ARN, gateway principal)
-	AttrActorName                        // actor.user.name
-	AttrActorType                        // actor.user.type
-	AttrActorCredential                  // actor.user.credential_uid
-	AttrActorSession                     // actor.session.uid
-	AttrActorIssuer                      // actor.session.issuer
-	AttrActorInvokedBy                   // actor.invoked_by: the service that called on someone's behalf
-	AttrSrcIP                            // src_endpoint.ip
-	AttrSrcDomain                        // src_endpoint.domain: a service name in place of an address
-	AttrSrcCountry                       // src_endpoint.location.country (enrichment)
-	AttrSrcASN                           // src_endpoint.autonomous_system.number (enrichment)
-	AttrSrcASName                        // src_endpoint.autonomous_system.name (enrichment)
-	AttrSrcNetwork                       // src_endpoint.subnet: the /24 or /48 around the address (enrichment)
-	AttrHTTPMethod                       // http_request.http_method
-	AttrHTTPHost                         // http_request.url.hostname
-	AttrHTTPPath                         // http_request.url.path
-	AttrHTTPUserAgent                    // http_request.user_agent
-	AttrHTTPStatus                       // http_response.code
-	AttrAPIOperation                     // api.operation
-	AttrAPIService                       // api.service.name
-	AttrAPIRequestUID                    // api.request.uid
-	AttrAPIError                         // api.response.error
-	AttrAPIErrorMessage                  // api.response.error_message
-	AttrResourceUID                      // resource.uid
-	AttrResourceType                     // resource.type
-	AttrGatewayAPI                       // gateway.api_id
-	AttrGatewayStage                     // gateway.stage
-	AttrGatewayRoute                     // gateway.route: method and template, "GET /orders/{id}"
-	AttrGatewayIntegration               // gateway.integration_request_id
-	AttrGatewayAuthorizer                // gateway.authorizer_request_id
-	AttrFunctionUID                      // function.uid
-	AttrFunctionName                     // function.name
-	AttrFunctionVersion                  // function.version
-	AttrFunctionRequest                  // function.request_id
-	AttrFunctionPhase                    // function.phase: start, report, done, init
-	AttrFunctionColdStart                // function.cold_start: true or false, on reports
-	AttrFunctionEntry                    // function.entry_point: gateway, event_source, direct or unknown (enrichment, from the inventory)
-	AttrFunctionCaller                   // function.caller: expected, unexpected or unknown (enrichment, from the inventory)
-	AttrDuration                         // duration, ms
-	AttrBytesOut                         // http_response.length
-	AttrTraceUID                         // trace.uid
+	AttrUID                Attr = iota // metadata.uid: the provider's own id of the record, the dedupe identity
+	AttrType                           // metadata.log_name: the log type
+	AttrLayer                          // layer
+	AttrOutcome                        // outcome
+	AttrClass                          // class_uid
+	AttrCloudProvider                  // cloud.provider
+	AttrCloudAccount                   // cloud.account.uid
+	AttrCloudRegion                    // cloud.region
+	AttrActorUID                       // actor.user.uid: the stable principal (role or user ARN, gateway principal)
+	AttrActorName                      // actor.user.name
+	AttrActorType                      // actor.user.type
+	AttrActorCredential                // actor.user.credential_uid
+	AttrActorSession                   // actor.session.uid
+	AttrActorIssuer                    // actor.session.issuer
+	AttrActorInvokedBy                 // actor.invoked_by: the service that called on someone's behalf
+	AttrSrcIP                          // src_endpoint.ip
+	AttrSrcDomain                      // src_endpoint.domain: a service name in place of an address
+	AttrSrcCountry                     // src_endpoint.location.country (enrichment)
+	AttrSrcASN                         // src_endpoint.autonomous_system.number (enrichment)
+	AttrSrcASName                      // src_endpoint.autonomous_system.name (enrichment)
+	AttrSrcNetwork                     // src_endpoint.subnet: the /24 or /48 around the address (enrichment)
+	AttrHTTPMethod                     // http_request.http_method
+	AttrHTTPHost                       // http_request.url.hostname
+	AttrHTTPPath                       // http_request.url.path
+	AttrHTTPUserAgent                  // http_request.user_agent
+	AttrHTTPStatus                     // http_response.code
+	AttrAPIOperation                   // api.operation
+	AttrAPIService                     // api.service.name
+	AttrAPIRequestUID                  // api.request.uid
+	AttrAPIError                       // api.response.error
+	AttrAPIErrorMessage                // api.response.error_message
+	AttrResourceUID                    // resource.uid
+	AttrResourceType                   // resource.type
+	AttrGatewayAPI                     // gateway.api_id
+	AttrGatewayStage                   // gateway.stage
+	AttrGatewayRoute                   // gateway.route: method and template, "GET /orders/{id}"
+	AttrGatewayIntegration             // gateway.integration_request_id
+	AttrGatewayAuthorizer              // gateway.authorizer_request_id
+	AttrFunctionUID                    // function.uid
+	AttrFunctionName                   // function.name
+	AttrFunctionVersion                // function.version
+	AttrFunctionRequest                // function.request_id
+	AttrFunctionPhase                  // function.phase: start, report, done, init
+	AttrFunctionColdStart              // function.cold_start: true or false, on reports
+	AttrFunctionEntry                  // function.entry_point: gateway, event_source, direct or unknown (enrichment, from the inventory)
+	AttrFunctionCaller                 // function.caller: expected, unexpected or unknown (enrichment, from the inventory)
+	AttrDuration                       // duration, ms
+	AttrBytesOut                       // http_response.length
+	AttrTraceUID                       // trace.uid
 	NumAttrs
 )
 

@@ -1,0 +1,337 @@
+package event
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"unicode/utf8"
+)
+
+// MaxSize is the longest record accepted, in bytes. The clouds' own limits are
+// 256 KiB (CloudTrail) and 1 MiB (CloudWatch Logs).
+const MaxSize = 16 << 20
+
+// Event is one log record, understood. It is meant to be used again and again:
+// Decode overwrites it. What its methods return, and its Raw and Doc, alias the
+// record's bytes or the event's own memory and hold until the next Decode; they
+// must not be written to. An Event is not safe for concurrent use, not even for
+// reading: attributes are computed when asked for.
+//
+// Text from a record is the sender's: it may hold any character, NUL included.
+type Event struct {
+	Type Type
+	Raw  []byte // the record as it came
+	// Doc is the record's own JSON document: Raw, or the message of the
+	// CloudWatch Logs event in it. It is nil for a line of text.
+	Doc      []byte
+	Time     int64 // when it happened, ns since the Unix epoch
+	Class    Class
+	Activity uint8 // OCSF activity_id within the class
+	Layer    Layer
+	Outcome  Outcome
+	Status   int     // HTTP status code, for CloudTrail one that the error code stands for; 0 if there is none
+	Duration float64 // ms; 0 if not known
+
+	schema schemaID
+	seen   [maxSlots / 64]uint64
+	have   uint64 // attributes computed, by bit
+	attrs  [NumAttrs][]byte
+	spans  [maxSlots]span
+	env    envelope
+	line   line
+	arena  []byte // unescaped text
+}
+
+// envelope is what the CloudWatch Logs event around a record says.
+type envelope struct {
+	owner, group, stream, id []byte // nil: no envelope
+	time                     int64  // ns; 0 if there is none
+}
+
+// schemaID says which schema an event's slots are of.
+type schemaID uint8
+
+const (
+	schemaCloudTrail schemaID = iota
+	schemaAPIGateway
+	schemaLambda
+	numSchemas
+	schemaNone // a line of text
+)
+
+func schemas() [numSchemas]*schema {
+	return [numSchemas]*schema{
+		schemaCloudTrail: cloudTrailSchema,
+		schemaAPIGateway: apiGatewaySchema,
+		schemaLambda:     lambdaSchema,
+	}
+}
+
+// Decoder decodes records. It is not safe for concurrent use.
+type Decoder struct {
+	scan scanner
+}
+
+// NewDecoder returns a decoder for all log types.
+func NewDecoder() *Decoder { return new(Decoder) }
+
+// Decode makes ev the event of a record. The event aliases r.Data. An empty
+// r.Type is told from the content. The error is a *DecodeError; ev then holds
+// Type and Raw and nothing else of use.
+func (d *Decoder) Decode(ev *Event, r Record) error {
+	ev.reset(r)
+	if err := d.decode(ev); err != nil {
+		err.Type = ev.Type
+		return err
+	}
+	return nil
+}
+
+func (d *Decoder) decode(ev *Event) *DecodeError {
+	switch {
+	case len(ev.Raw) > MaxSize:
+		return &DecodeError{Reason: ReasonSize, Offset: MaxSize}
+	case !utf8.Valid(ev.Raw):
+		return &DecodeError{Reason: ReasonUTF8, Offset: invalidUTF8(ev.Raw)}
+	case len(bytes.TrimSpace(ev.Raw)) == 0:
+		return &DecodeError{Reason: ReasonEmpty}
+	}
+	if ev.Type == TypeUnknown {
+		if ev.Type = DetectType(ev.Raw); ev.Type == TypeUnknown {
+			return &DecodeError{Reason: ReasonType}
+		}
+	}
+	switch ev.Type {
+	case TypeCloudTrail:
+		return d.cloudTrail(ev)
+	case TypeAPIGateway:
+		return d.apiGateway(ev)
+	case TypeLambda:
+		return d.lambda(ev)
+	}
+	return &DecodeError{Reason: ReasonType, Err: errors.New("no decoder of this name")}
+}
+
+func invalidUTF8(b []byte) int {
+	i := 0
+	for i < len(b) {
+		r, n := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && n == 1 {
+			break
+		}
+		i += n
+	}
+	return i
+}
+
+// maxArena is how much memory for unescaped text an event keeps between records.
+const maxArena = 1 << 20
+
+func (e *Event) reset(r Record) {
+	e.Type, e.Raw, e.Doc = r.Type, r.Data, nil
+	e.Time, e.Class, e.Activity, e.Layer, e.Outcome, e.Status, e.Duration = 0, 0, 0, 0, 0, 0, 0
+	e.schema = schemaNone
+	e.have, e.seen = 0, [maxSlots / 64]uint64{}
+	e.env, e.line = envelope{}, line{}
+	if cap(e.arena) > maxArena {
+		e.arena = nil
+	}
+	e.arena = e.arena[:0]
+}
+
+// document scans doc, the whole of the record or the message in it, by a schema.
+func (d *Decoder) document(ev *Event, id schemaID, doc []byte) *DecodeError {
+	ev.Doc, ev.schema = doc, schemaNone
+	ev.seen = [maxSlots / 64]uint64{}
+	s := &d.scan
+	s.b, s.spans, s.seen = doc, &ev.spans, &ev.seen
+	ok := s.scan(schemas()[id].root)
+	s.b, s.spans, s.seen = nil, nil, nil
+	if !ok {
+		return &DecodeError{Reason: faultReasons[s.fault], Offset: s.at}
+	}
+	ev.schema = id
+	return nil
+}
+
+// open scans the record and, if it is a CloudWatch Logs event, takes the message
+// out of it. It returns the message if there was an envelope around it; the
+// caller scans that.
+func (d *Decoder) open(ev *Event, id schemaID) (message []byte, wrapped bool, err *DecodeError) {
+	if err := d.document(ev, id, ev.Raw); err != nil {
+		return nil, false, err
+	}
+	if !ev.has(envGroup) || !ev.has(envMessage) ||
+		ev.spans[envGroup].kind != KindString || ev.spans[envMessage].kind != KindString {
+		return nil, false, nil
+	}
+	ev.env = envelope{
+		owner:  ev.text(envOwner),
+		group:  ev.text(envGroup),
+		stream: ev.text(envStream),
+		id:     ev.text(envID),
+	}
+	if ev.env.group == nil {
+		ev.env.group = []byte{}
+	}
+	if ms, ok := parseInt(ev.text(envTime)); ok && ms > 0 && ms <= maxMillis {
+		ev.env.time = ms * 1e6
+	}
+	message = ev.text(envMessage)
+	ev.Doc, ev.schema, ev.seen = nil, schemaNone, [maxSlots / 64]uint64{}
+	return message, true, nil
+}
+
+func (e *Event) wrapped() bool { return e.env.group != nil }
+
+func (e *Event) has(s slot) bool { return e.seen[s>>6&1]&(1<<(s&63)) != 0 }
+
+// text is a scalar field's text; nil if it is absent, null or empty.
+func (e *Event) text(s slot) []byte {
+	if !e.has(s) {
+		return nil
+	}
+	sp := e.spans[s&(maxSlots-1)]
+	if sp.start == sp.end {
+		return nil
+	}
+	switch sp.kind {
+	case KindString:
+		if sp.esc {
+			return e.unescaped(e.Doc[sp.start:sp.end])
+		}
+		return e.Doc[sp.start:sp.end:sp.end]
+	case KindBool, KindNumber:
+		return e.Doc[sp.start:sp.end:sp.end]
+	}
+	return nil
+}
+
+// first is the text of the first of some fields that has any.
+func (e *Event) first(slots ...slot) []byte {
+	for _, s := range slots {
+		if t := e.text(s); t != nil {
+			return t
+		}
+	}
+	return nil
+}
+
+func (e *Event) unescaped(raw []byte) []byte {
+	// Growing leaves the older texts where they are: they stay valid.
+	from := len(e.arena)
+	e.arena = appendUnescaped(e.arena, raw)
+	return e.arena[from:len(e.arena):len(e.arena)]
+}
+
+// join keeps the concatenation of some texts.
+func (e *Event) join(parts ...[]byte) []byte {
+	from := len(e.arena)
+	for _, p := range parts {
+		e.arena = append(e.arena, p...)
+	}
+	return e.arena[from:len(e.arena):len(e.arena)]
+}
+
+// Attr is a normalised attribute's text; nil if the record does not say.
+func (e *Event) Attr(a Attr) []byte {
+	if a >= NumAttrs {
+		return nil
+	}
+	if e.have&(1<<a) == 0 {
+		e.attrs[a] = e.attr(a)
+		e.have |= 1 << a
+	}
+	return e.attrs[a]
+}
+
+// SetAttr sets an attribute's text until the next Decode; nil makes it absent.
+// It keeps v, and changes none of the event's fields.
+func (e *Event) SetAttr(a Attr, v []byte) {
+	if a < NumAttrs {
+		e.attrs[a] = v
+		e.have |= 1 << a
+	}
+}
+
+func (e *Event) attr(a Attr) []byte {
+	switch a {
+	case AttrUID:
+		if uid := e.own(a); uid != nil {
+			return uid
+		}
+		// No id of the provider's: the bytes are the identity. The sender has a hand
+		// in them, so the hash must not be one for which collisions can be made.
+		sum := sha256.Sum256(e.Raw)
+		from := len(e.arena)
+		e.arena = hex.AppendEncode(e.arena, sum[:16])
+		return e.arena[from:len(e.arena):len(e.arena)]
+	case AttrType:
+		return e.constant(string(e.Type))
+	case AttrLayer:
+		return e.constant(e.Layer.String())
+	case AttrOutcome:
+		return e.constant(e.Outcome.String())
+	case AttrClass:
+		return e.decimal(int64(e.Class))
+	case AttrHTTPStatus:
+		if e.Status == 0 {
+			return nil
+		}
+		return e.decimal(int64(e.Status))
+	case AttrDuration:
+		if e.Duration == 0 {
+			return nil
+		}
+		from := len(e.arena)
+		e.arena = strconv.AppendFloat(e.arena, e.Duration, 'f', -1, 64)
+		return e.arena[from:len(e.arena):len(e.arena)]
+	case AttrCloudProvider:
+		if e.Type == TypeUnknown {
+			return nil
+		}
+		return e.constant("AWS")
+	}
+	return e.own(a)
+}
+
+// own is an attribute as the event's own log type has it.
+func (e *Event) own(a Attr) []byte {
+	switch e.Type {
+	case TypeCloudTrail:
+		return e.cloudTrailAttr(a)
+	case TypeAPIGateway:
+		return e.apiGatewayAttr(a)
+	case TypeLambda:
+		return e.lambdaAttr(a)
+	}
+	return nil
+}
+
+func (e *Event) decimal(n int64) []byte {
+	from := len(e.arena)
+	e.arena = strconv.AppendInt(e.arena, n, 10)
+	return e.arena[from:len(e.arena):len(e.arena)]
+}
+
+// constant is a word of ours; nil if it is empty.
+func (e *Event) constant(s string) []byte {
+	if s == "" {
+		return nil
+	}
+	from := len(e.arena)
+	e.arena = append(e.arena, s...)
+	return e.arena[from:len(e.arena):len(e.arena)]
+}
+
+// Discriminator is what picks the kind of a record apart, for caches of what
+// holds for all records of a kind: eventSource and eventName of a CloudTrail
+// record. For the other types both are nil.
+func (e *Event) Discriminator() (a, b []byte) {
+	if e.schema != schemaCloudTrail {
+		return nil, nil
+	}
+	return e.text(ctEventSource), e.text(ctEventName)
+}

@@ -1,0 +1,4 @@
+package event
+
+// OCSF appends nothing yet.
+func OCSF(dst []byte, ev *Event) []byte { return dst }
