@@ -1,0 +1,4 @@
+package stream
+
+// EncodeBatch shows the encoding of a batch to tests.
+var EncodeBatch = encodeBatch
