@@ -2,6 +2,67 @@
 // detection rules and Sigma correlation rules
 // (https://sigmahq.io/sigma-specification/), and the correlation types that
 // Vedette adds under the "vedette." namespace.
+//
+// A file holds one or more YAML documents. A document that cannot be taken at
+// its word is refused with file, line and what was expected; nothing is skipped
+// silently. What loads but can do nothing here, such as a rule for a log source
+// without a decoder, is inactive and named in a [Warning].
+//
+// # How values compare
+//
+//   - A field is a dotted path in the provider's own record, or, where the log
+//     source's product is "vedette", an attribute of the normalised event
+//     (event.ParseAttr). A path fans out over arrays; a test holds if it holds
+//     for any of the values, and with "all" if each pattern holds for any value.
+//   - Text compares without regard to case (Unicode simple folding) unless the
+//     modifier cased is given, and with its JSON escapes undone. An object
+//     compares by its compact JSON text.
+//   - A number in a rule compares numerically with a JSON number and as written
+//     with a string; lt, lte, gt and gte also read a number from a string.
+//     Booleans compare as the words true and false.
+//   - null holds where no value but JSON's null is there; "exists: true" where one is.
+//   - neq is the negation of the same test without it, so it holds for a field
+//     that is absent.
+//   - A keyword is looked for in the compact JSON text of the whole record.
+//   - re is an unanchored RE2 expression, case-sensitive unless |i is given.
+//
+// # Log sources
+//
+// product aws with service cloudtrail reads CloudTrail records by raw path.
+// product vedette reads normalised events of every type; its category may be
+// http_activity, api_activity, authentication or datastore_activity and limits
+// the rule to that class, its service may name a log type such as aws.lambda.
+//
+// # Correlations beyond Sigma
+//
+// Three correlation types say what Sigma's cannot. Their parameters stand in a
+// map "vedette" within the correlation:
+//
+//	correlation:                        # a value that this key never had
+//	  type: vedette.new_value
+//	  rules: [access]
+//	  group-by: [actor.user.uid]
+//	  condition: {field: src_endpoint.location.country}
+//	  vedette: {learning: 7d, forget: 90d}
+//
+//	correlation:                        # a bucket far from what was learned
+//	  type: vedette.baseline
+//	  rules: [invocation]               # for measure ratio: [numerator, denominator]
+//	  group-by: [function.name]
+//	  timespan: 5m                      # the bucket
+//	  vedette: {measure: p95, field: duration, learning: 3d, min_volume: 20,
+//	            min_buckets: 48, factor: 4, deviations: 6, floor: 250}
+//
+//	correlation:                        # an event without its partner
+//	  type: vedette.unmatched
+//	  rules: [invoked, gateway]         # the left side, then where a partner may be
+//	  group-by: [function.name]         # how what is found is rolled up; fields of the left
+//	  timespan: 15m                     # tolerance after
+//	  vedette: {before: 1m, hold: 2h,
+//	            join: {invoked: [function.request_id], gateway: [gateway.integration_request_id]}}
+//
+// The defaults are learning 7d (baseline 3d), forget 90d, min_volume 20,
+// min_buckets 48, factor 4, deviations 6, floor 0, before 1m and hold 2h.
 package rule
 
 import (
@@ -42,7 +103,10 @@ type Rule struct {
 	Silent bool
 
 	Detection   *Detection   // nil for a correlation
-	Correlation *Correlation // nil for a detection until Compile gives it its event_count ≥ 1
+	Correlation *Correlation // what may fire; nil for a detection that is silent or inactive
+
+	// Inactive says why the rule cannot fire here; empty if it can.
+	Inactive string
 }
 
 // CorrelationType is Sigma's correlation type, or one of ours.
@@ -80,7 +144,7 @@ type Correlation struct {
 	Timespan time.Duration // the window; for baseline the bucket, for unmatched the tolerance
 	Op       Op
 	Value    float64
-	Field    string // value_count, new_value, baseline percentile: the field counted, learned or ranked
+	Field    string                       // value_count, new_value, baseline percentile: the field counted, learned or ranked
 	Aliases  map[string]map[string]string // alias → rule name → field
 	Generate bool
 
@@ -104,7 +168,7 @@ type Correlation struct {
 	Join   map[string][]string // rule name → fields whose values join; any of them
 	Before time.Duration
 	Hold   time.Duration // judged unknown if the right side has not settled after this
-}
 
-// Detection is the detection section of a rule, parsed.
-type Detection struct{}
+	// Implicit marks the event_count ≥ 1 that a standalone detection is given.
+	Implicit bool
+}
