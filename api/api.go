@@ -123,7 +123,7 @@ func New(o Options) (*Server, error) {
 		_, _ = w.Write(s.openapi)
 	})
 	mux.HandleFunc("/v1/", func(w http.ResponseWriter, _ *http.Request) {
-		writeProblem(w, http.StatusNotFound, "There is nothing at this path.")
+		writeProblem(w, http.StatusNotFound, "There is nothing at this path, or not by this method.")
 	})
 	// Browsers say where a request comes from; what another site's page makes them
 	// send is refused before anything looks at it.

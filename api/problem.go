@@ -84,15 +84,16 @@ func withoutEcho(_ huma.Context, _ string, v any) (any, error) {
 	}
 	out := &huma.ErrorModel{Title: m.Title, Status: m.Status, Detail: m.Detail}
 	for _, d := range m.Errors {
-		e := &huma.ErrorDetail{Message: d.Message, Location: d.Location}
+		e := &huma.ErrorDetail{Message: d.Message}
 		if s, ok := d.Value.(string); ok && s != "" && (d.Location == "body" || strings.Contains(d.Message, s)) {
 			e.Message = "not valid"
 			if d.Location == "body" {
 				e.Message = "not a valid JSON object of the expected shape"
 			}
 		}
-		if !known.MatchString(d.Location) {
-			e.Location, _, _ = strings.Cut(d.Location, ".")
+		e.Location, _, _ = strings.Cut(d.Location, "[") // without the index
+		if !known.MatchString(e.Location) {
+			e.Location, _, _ = strings.Cut(e.Location, ".")
 			if !known.MatchString(e.Location) {
 				e.Location = ""
 			}
