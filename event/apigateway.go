@@ -7,7 +7,7 @@ import (
 
 // The slots of an API Gateway access log line. The operator chooses the keys, so
 // a variable may stand under more than one; each has a slot of its own, and the
-// first in gwAliases that has a value counts.
+// first that has a value counts.
 const (
 	gwRequestID slot = firstSlot + iota
 	gwRequestID2
@@ -64,6 +64,7 @@ const (
 	gwLength
 	gwLength2
 	gwWAF
+	gwWebACL
 	gwTrace
 	gwTrace2
 	gwIdentity
@@ -143,6 +144,7 @@ var apiGatewaySchema = newSchema([]field{
 	{"responseLength", gwLength},
 	{"response_length", gwLength2},
 	{"wafResponseCode", gwWAF},
+	{"webaclArn", gwWebACL},
 	{"xrayTraceId", gwTrace},
 	{"xray_trace_id", gwTrace2},
 	{"identity", gwIdentity},
@@ -169,15 +171,11 @@ var apiGatewaySchema = newSchema([]field{
 var errNotAccessLog = errors.New("neither a status nor an error type")
 
 func (d *Decoder) apiGateway(ev *Event) *DecodeError {
-	message, wrapped, err := d.open(ev, schemaAPIGateway)
-	switch {
-	case err == nil && wrapped:
-		err = d.accessLine(ev, message)
-	case err != nil && err.Reason == ReasonNumber:
-		err = d.accessLine(ev, ev.Raw)
+	if !d.accessLine(ev, ev.Raw, true) {
+		return d.refused()
 	}
-	if err != nil {
-		return err
+	if message, ok := ev.unwrap(); ok && !d.accessLine(ev, message, false) {
+		return d.refused()
 	}
 	ev.Class, ev.Layer = ClassHTTPActivity, LayerGateway
 	ev.Activity = httpActivity(ev.gateway(gwMethod, gwMethod2, gwMethod3))
@@ -208,16 +206,15 @@ func (d *Decoder) apiGateway(ev *Event) *DecodeError {
 
 // accessLine scans a line, and once more if it has bare dashes in place of
 // values: a variable that is absent and stands in the format without quotes.
-func (d *Decoder) accessLine(ev *Event, doc []byte) *DecodeError {
-	err := d.document(ev, schemaAPIGateway, doc)
-	if err == nil || err.Reason != ReasonNumber {
-		return err
+func (d *Decoder) accessLine(ev *Event, doc []byte, outer bool) bool {
+	if d.document(ev, schemaAPIGateway, doc, outer) {
+		return true
+	}
+	if d.scan.fault != faultNumber {
+		return false
 	}
 	repaired, ok := ev.nullDashes(doc)
-	if !ok {
-		return err
-	}
-	return d.document(ev, schemaAPIGateway, repaired)
+	return ok && d.document(ev, schemaAPIGateway, repaired, outer)
 }
 
 // nullDashes is doc with null for every bare dash that stands as a member's value.
@@ -355,10 +352,18 @@ func (e *Event) apiGatewayAttr(a Attr) []byte {
 		}
 		return e.env.owner
 	case AttrCloudRegion:
-		return hostRegion(e.gateway(gwDomain, gwDomain2))
+		if region := hostRegion(e.gateway(gwDomain, gwDomain2)); region != nil {
+			return region
+		}
+		return arnPart(e.gateway(gwWebACL), 3)
 	case AttrActorUID:
-		return e.gateway(gwUserARN, gwUserARN2, gwIdentityARN, gwPrincipal, gwPrincipal2, gwAuthorizerPrincipal,
-			gwSub, gwAuthorizerSub)
+		if arn := e.gateway(gwUserARN, gwUserARN2, gwIdentityARN); arn != nil {
+			if role, _, ok := cutAssumedRole(arn); ok {
+				return role
+			}
+			return arn
+		}
+		return e.gateway(gwPrincipal, gwPrincipal2, gwAuthorizerPrincipal, gwSub, gwAuthorizerSub)
 	case AttrActorName:
 		return e.gateway(gwUser, gwIdentityUser, gwCaller, gwIdentityCaller)
 	case AttrActorCredential:

@@ -24,6 +24,9 @@ const (
 	ctSharedEventID
 	ctRecipient
 	ctVPCEndpoint
+	ctVPCAccount
+	ctFromConsole
+	ctAPIVersion
 	ctResources
 	ctServiceDetails
 	ctRequest
@@ -41,6 +44,8 @@ const (
 	ctFunctionVersion
 	ctMFAUsed
 	ctTLS
+	ctTLSVersion
+	ctCipher
 	ctHost
 	ctUser
 	ctUserType
@@ -85,6 +90,9 @@ var cloudTrailSchema = newSchema([]field{
 	{"sharedEventID", ctSharedEventID},
 	{"recipientAccountId", ctRecipient},
 	{"vpcEndpointId", ctVPCEndpoint},
+	{"vpcEndpointAccountId", ctVPCAccount},
+	{"sessionCredentialFromConsole", ctFromConsole},
+	{"apiVersion", ctAPIVersion},
 	{"resources", ctResources},
 	{"serviceEventDetails", ctServiceDetails},
 	{"requestParameters", ctRequest},
@@ -102,6 +110,8 @@ var cloudTrailSchema = newSchema([]field{
 	{"additionalEventData.functionVersion", ctFunctionVersion},
 	{"additionalEventData.MFAUsed", ctMFAUsed},
 	{"tlsDetails", ctTLS},
+	{"tlsDetails.tlsVersion", ctTLSVersion},
+	{"tlsDetails.cipherSuite", ctCipher},
 	{"tlsDetails.clientProvidedHostHeader", ctHost},
 	{"userIdentity", ctUser},
 	{"userIdentity.type", ctUserType},
@@ -126,12 +136,11 @@ var cloudTrailSchema = newSchema([]field{
 })
 
 func (d *Decoder) cloudTrail(ev *Event) *DecodeError {
-	message, wrapped, err := d.open(ev, schemaCloudTrail)
-	if err == nil && wrapped {
-		err = d.document(ev, schemaCloudTrail, message)
+	if !d.document(ev, schemaCloudTrail, ev.Raw, true) {
+		return d.refused()
 	}
-	if err != nil {
-		return err
+	if message, ok := ev.unwrap(); ok && !d.document(ev, schemaCloudTrail, message, false) {
+		return d.refused()
 	}
 	source, name := ev.text(ctEventSource), ev.text(ctEventName)
 	if source == nil || name == nil {
@@ -364,7 +373,11 @@ func (e *Event) cloudTrailActor() []byte {
 	if string(e.text(ctUserType)) == "AWSAccount" {
 		return e.text(ctUserAccount) // "anonymous" is one, too
 	}
-	return e.first(ctUserInvokedBy, ctUserName)
+	p := e.first(ctUserInvokedBy, ctUserName)
+	if string(p) == "HIDDEN_DUE_TO_SECURITY_REASONS" {
+		return nil // a name that does not exist, typed at the console's sign-in
+	}
+	return p
 }
 
 // cutAssumedRole parts arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION before the session.

@@ -36,12 +36,15 @@ type Event struct {
 
 	schema schemaID
 	seen   [maxSlots / 64]uint64
+	other  keySet
 	have   uint64 // attributes computed, by bit
 	attrs  [NumAttrs][]byte
 	spans  [maxSlots]span
 	env    envelope
 	line   line
 	arena  []byte // unescaped text
+	// message is the message of the CloudWatch Logs event, its escapes undone.
+	message []byte
 }
 
 // envelope is what the CloudWatch Logs event around a record says.
@@ -138,53 +141,54 @@ func (e *Event) reset(r Record) {
 	if cap(e.arena) > maxArena {
 		e.arena = nil
 	}
-	e.arena = e.arena[:0]
+	if cap(e.message) > maxArena {
+		e.message = nil
+	}
+	e.arena, e.message = e.arena[:0], e.message[:0]
 }
 
 // document scans doc, the whole of the record or the message in it, by a schema.
-func (d *Decoder) document(ev *Event, id schemaID, doc []byte) *DecodeError {
+// With outer, a message is taken out of doc. If it fails, refused says why: not
+// every failure is an error.
+func (d *Decoder) document(ev *Event, id schemaID, doc []byte, outer bool) bool {
 	ev.Doc, ev.schema = doc, schemaNone
-	ev.seen = [maxSlots / 64]uint64{}
+	ev.seen, ev.other = [maxSlots / 64]uint64{}, keySet{}
 	s := &d.scan
-	s.b, s.spans, s.seen = doc, &ev.spans, &ev.seen
+	s.b, s.spans, s.seen, s.other, s.fault = doc, &ev.spans, &ev.seen, &ev.other, faultNone
+	if s.message = nil; outer {
+		s.message = &ev.message
+	}
 	ok := s.scan(schemas()[id].root)
-	s.b, s.spans, s.seen = nil, nil, nil
-	if !ok {
-		return &DecodeError{Reason: faultReasons[s.fault], Offset: s.at}
+	s.b, s.spans, s.seen, s.other, s.message = nil, nil, nil, nil, nil
+	if ok {
+		ev.schema = id
 	}
-	ev.schema = id
-	return nil
+	return ok
 }
 
-// open scans the record and, if it is a CloudWatch Logs event, takes the message
-// out of it. It returns the message if there was an envelope around it; the
-// caller scans that.
-func (d *Decoder) open(ev *Event, id schemaID) (message []byte, wrapped bool, err *DecodeError) {
-	if err := d.document(ev, id, ev.Raw); err != nil {
-		return nil, false, err
-	}
-	if !ev.has(envGroup) || !ev.has(envMessage) ||
-		ev.spans[envGroup].kind != KindString || ev.spans[envMessage].kind != KindString {
-		return nil, false, nil
-	}
-	ev.env = envelope{
-		owner:  ev.text(envOwner),
-		group:  ev.text(envGroup),
-		stream: ev.text(envStream),
-		id:     ev.text(envID),
-	}
-	if ev.env.group == nil {
-		ev.env.group = []byte{}
-	}
-	if ms, ok := parseInt(ev.text(envTime)); ok && ms > 0 && ms <= maxMillis {
-		ev.env.time = ms * 1e6
-	}
-	message = ev.text(envMessage)
-	ev.Doc, ev.schema, ev.seen = nil, schemaNone, [maxSlots / 64]uint64{}
-	return message, true, nil
+func (d *Decoder) refused() *DecodeError {
+	return &DecodeError{Reason: faultReasons[d.scan.fault], Offset: d.scan.at}
 }
 
-func (e *Event) wrapped() bool { return e.env.group != nil }
+// unwrap takes the message out of a record that has been scanned, if that is a
+// CloudWatch Logs event. The caller scans the message.
+func (e *Event) unwrap() (message []byte, wrapped bool) {
+	if !e.has(envGroup) || !e.has(envMessage) ||
+		e.spans[envGroup].kind != KindString || e.spans[envMessage].kind != KindString {
+		return nil, false
+	}
+	e.env = envelope{
+		owner:  e.text(envOwner),
+		group:  e.text(envGroup),
+		stream: e.text(envStream),
+		id:     e.text(envID),
+	}
+	if ms, ok := parseInt(e.text(envTime)); ok && ms > 0 && ms <= maxMillis {
+		e.env.time = ms * 1e6
+	}
+	e.Doc, e.schema, e.seen = nil, schemaNone, [maxSlots / 64]uint64{}
+	return e.message, true
+}
 
 func (e *Event) has(s slot) bool { return e.seen[s>>6&1]&(1<<(s&63)) != 0 }
 

@@ -73,7 +73,7 @@ var lambdaSchema = newSchema([]field{
 	{"record.tracing.value", lmTraceValue},
 })
 
-var errNotPlatform = errors.New("no event time: the line has none and came without its CloudWatch Logs event")
+var errBareLine = errors.New("no event time: the line has none and came without its CloudWatch Logs event")
 
 // line is what a Lambda log line says, of either format.
 type line struct {
@@ -87,21 +87,20 @@ type line struct {
 }
 
 func (d *Decoder) lambda(ev *Event) *DecodeError {
-	text, err := ev.Raw, (*DecodeError)(nil)
+	text := ev.Raw
 	if isObject(ev.Raw) {
-		var wrapped bool
-		if text, wrapped, err = d.open(ev, schemaLambda); err != nil {
-			return err
+		if !d.document(ev, schemaLambda, ev.Raw, true) {
+			return d.refused()
 		}
-		if wrapped && isObject(text) {
-			// An application may write what begins like JSON and is not.
-			if err := d.document(ev, schemaLambda, text); err != nil {
-				if d.isPlatform(text) {
-					return err
-				}
-				ev.Doc, ev.schema = nil, schemaNone
+		message, ok := ev.unwrap()
+		if ok && isObject(message) && !d.document(ev, schemaLambda, message, false) {
+			if isPlatform(message) {
+				return d.refused()
 			}
+			// An application may write what begins like JSON and is not.
+			ev.Doc, ev.schema = nil, schemaNone
 		}
+		text = message
 	}
 	ev.Layer = LayerFunction
 	if ev.schema == schemaLambda {
@@ -115,16 +114,16 @@ func isObject(b []byte) bool {
 	return i < len(b) && b[i] == '{'
 }
 
-func (d *Decoder) isPlatform(text []byte) bool {
+func isPlatform(text []byte) bool {
 	return bytes.Contains(text, []byte(`"platform.`))
 }
 
 func (e *Event) lambdaJSON() *DecodeError {
-	if err := e.setTime(e.first(lmTime, envTime)); err != nil {
-		if e.env.time == 0 {
-			return err
-		}
-		e.Time = e.env.time // an application's own field of that name
+	// An application may have a field of that name that is no time.
+	if ns, ok := parseTime(e.first(lmTime, envTime)); ok {
+		e.Time = ns
+	} else if err := e.setTime(nil); err != nil {
+		return err
 	}
 	l := &e.line
 	kind, platform := bytes.CutPrefix(e.text(lmType), []byte("platform."))

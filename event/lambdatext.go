@@ -16,7 +16,7 @@ func (e *Event) lambdaText(text []byte) *DecodeError {
 		stamp = nil // the platform's clock goes before what the line says
 	}
 	if stamp == nil && e.env.time == 0 {
-		return &DecodeError{Reason: ReasonTime, Err: errNotPlatform}
+		return &DecodeError{Reason: ReasonTime, Err: errBareLine}
 	}
 	if err := e.setTime(stamp); err != nil {
 		return err
@@ -90,6 +90,12 @@ func (e *Event) report(rest []byte) {
 // runtimes write about a failure. All else is the application's.
 func (e *Event) applicationLine(text []byte) {
 	l := &e.line
+	if level, rest, ok := bytes.Cut(text, []byte("]\t")); ok && len(level) < 12 && bytes.HasPrefix(level, []byte("[")) {
+		// Python's logger: [LEVEL], time, id, text.
+		if stamp, rest := cutStamp(rest); stamp != nil {
+			text = rest
+		}
+	}
 	text, _ = bytes.CutPrefix(text, []byte("RequestId: "))
 	if len(text) >= 36 && isUUID(text[:36]) && (len(text) == 36 || text[36] <= ' ') {
 		l.request = text[:36:36]

@@ -46,6 +46,10 @@ type steps struct {
 	n    int
 	slot [5]slot
 	rest [5]string
+	// next are the hashes of the keys with which the path may go on below the
+	// innermost slot, in the key set of the node there: one for each dot, as a key
+	// may have dots itself. It is nil if there is no such node.
+	next []uint8
 }
 
 // CompilePath compiles a dotted path, "userIdentity.sessionContext.sessionIssuer.arn".
@@ -64,8 +68,11 @@ func (s *schema) resolve(dotted string) steps {
 	var st steps
 	n, rest := s.root, dotted
 	for n != nil && rest != "" {
-		key, below, _ := strings.Cut(rest, ".")
-		e := n.find([]byte(key))
+		key, below, more := strings.Cut(rest, ".")
+		if more && below == "" {
+			break
+		}
+		e := n.find([]byte(key), keyHash([]byte(key), n.mul))
 		if e == nil {
 			break
 		}
@@ -73,7 +80,24 @@ func (s *schema) resolve(dotted string) steps {
 		st.n++
 		n, rest = e.child, below
 	}
+	if n != nil && rest != "" {
+		for i := range len(rest) + 1 {
+			if i == len(rest) || rest[i] == '.' {
+				st.next = append(st.next, keyHash([]byte(rest[:i]), n.mul))
+			}
+		}
+	}
 	return st
+}
+
+// mayGoOn says whether a key of which the scanner took no note may be the next.
+func (e *Event) mayGoOn(next []uint8) bool {
+	for _, h := range next {
+		if e.other.has(h) {
+			return true
+		}
+	}
+	return next == nil
 }
 
 // Values appends the values at a path. An array on the way, or at its end, gives
@@ -96,14 +120,14 @@ func (e *Event) Values(dst []Value, p *Path) []Value {
 		switch {
 		case st.rest[i] == "":
 			return appendValues(dst, e.Doc, sp)
-		case sp.kind == KindArray || sp.kind == KindObject && i == st.n-1:
+		case sp.kind == KindArray || sp.kind == KindObject && i == st.n-1 && e.mayGoOn(st.next):
 			return walk(dst, e.Doc, sp, st.rest[i])
 		}
 		// The scanner has seen all of this object's fields, and the next on the
 		// path is not among them.
 		return dst
 	}
-	if st.n > 0 {
+	if st.n > 0 || !e.mayGoOn(st.next) {
 		return dst
 	}
 	return walk(dst, e.Doc, span{start: uint32(space(e.Doc, 0)), end: uint32(len(e.Doc)), kind: KindObject}, p.dotted)
@@ -174,10 +198,8 @@ func below(path string, key []byte, esc bool) (rest string, ok bool) {
 	if len(key) == len(path) {
 		return "", true
 	}
-	if path[len(key)] != '.' {
-		return "", false
-	}
-	return path[len(key)+1:], true
+	rest = path[len(key)+1:]
+	return rest, path[len(key)] == '.' && rest != ""
 }
 
 // valueAt finds the value at doc[i] of a checked document, and the index after it.

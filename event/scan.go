@@ -87,29 +87,35 @@ func strEnd(b []byte, i int) (end int, esc bool, f fault) {
 			return i, esc, faultNone
 		case '\\':
 			esc = true
-			if i+1 >= len(b) {
-				return len(b), esc, faultTruncated
-			}
-			switch b[i+1] {
-			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-				i += 2
-			case 'u':
-				for j := i + 2; j < i+6; j++ {
-					if j >= len(b) {
-						return len(b), esc, faultTruncated
-					}
-					if unhex(b[j]) < 0 {
-						return j, esc, faultEscape
-					}
-				}
-				i += 6
-			default:
-				return i, esc, faultEscape
+			if i, f = escEnd(b, i); f != faultNone {
+				return i, esc, f
 			}
 		default:
 			return i, esc, faultControl
 		}
 	}
+}
+
+// escEnd is the index after the escape at b[i].
+func escEnd(b []byte, i int) (int, fault) {
+	if i+1 >= len(b) {
+		return len(b), faultTruncated
+	}
+	switch b[i+1] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return i + 2, faultNone
+	case 'u':
+		for j := i + 2; j < i+6; j++ {
+			if j >= len(b) {
+				return len(b), faultTruncated
+			}
+			if unhex(b[j]) < 0 {
+				return j, faultEscape
+			}
+		}
+		return i + 6, faultNone
+	}
+	return i, faultEscape
 }
 
 // unhex is the value of a hexadecimal digit, −1 if it is none.

@@ -22,6 +22,9 @@ const (
 	firstSlot
 )
 
+// maxKey is the length of the longest key of a schema.
+const maxKey = 32
+
 // field puts a dotted path of a schema into a slot.
 type field struct {
 	path string
@@ -75,6 +78,9 @@ func newSchema(fields []field) *schema {
 		if len(n.keys) == 0 {
 			n.keys = make([]entry, 1)
 		}
+		if len(key) > maxKey {
+			panic("event: schema: " + key + " is too long")
+		}
 		n.keys = append(n.keys, entry{key: key, slot: f.slot})
 	}
 	s.root.seal()
@@ -113,8 +119,9 @@ func (n *node) fill() bool {
 	return true
 }
 
-func (n *node) find(k []byte) *entry {
-	if i := n.index[keyHash(k, n.mul)]; i != 0 {
+// find is the entry of a key whose hash is h; nil if there is none.
+func (n *node) find(k []byte, h uint8) *entry {
+	if i := n.index[h]; i != 0 {
 		if e := &n.keys[i]; string(k) == e.key {
 			return e
 		}
@@ -141,10 +148,22 @@ type scanner struct {
 	b     []byte
 	spans *[maxSlots]span
 	seen  *[maxSlots / 64]uint64
+	other *keySet
 	fault fault
 	at    int // where the fault lies
-	key   [64]byte
+	key   [maxKey]byte
+
+	// message, if it is not nil, is given the content of envMessage, its escapes
+	// undone on the way: most of a CloudWatch Logs event is its message.
+	message *[]byte
 }
+
+// keySet is a Bloom filter of the keys seen beside those of a schema, by their
+// hash within their node: rules ask for far more fields than records have.
+type keySet [4]uint64
+
+func (s *keySet) add(h uint8)      { s[h>>6] |= 1 << (h & 63) }
+func (s *keySet) has(h uint8) bool { return s[h>>6]&(1<<(h&63)) != 0 }
 
 // scan reads a document that is one object.
 func (s *scanner) scan(root *node) bool {
@@ -210,7 +229,8 @@ func (s *scanner) object(i int, n *node, depth int) int {
 		if i >= len(b) {
 			return s.fail(len(b), faultTruncated)
 		}
-		e := n.find(key)
+		h := keyHash(key, n.mul)
+		e := n.find(key, h)
 		var sp span
 		if i, sp = s.value(i, e, depth); i < 0 {
 			return -1
@@ -222,6 +242,8 @@ func (s *scanner) object(i int, n *node, depth int) int {
 			}
 			*w |= bit
 			s.spans[e.slot&(maxSlots-1)] = sp
+		} else {
+			s.other.add(h)
 		}
 		if i < len(b) && b[i] <= ' ' {
 			i = space(b, i)
@@ -248,7 +270,15 @@ func (s *scanner) value(i int, e *entry, depth int) (int, span) {
 	b, start := s.b, i
 	switch b[i] {
 	case '"':
-		end, esc, f := strEnd(b, i+1)
+		var end int
+		var esc bool
+		var f fault
+		if e != nil && e.slot == envMessage && s.message != nil {
+			*s.message, end, f = appendChecked((*s.message)[:0], b, i+1)
+			esc = len(*s.message) != end-start-1 // every escape is longer than what it stands for
+		} else {
+			end, esc, f = strEnd(b, i+1)
+		}
 		if f != faultNone {
 			return s.fail(end, f), span{}
 		}
@@ -279,8 +309,8 @@ func (s *scanner) value(i int, e *entry, depth int) (int, span) {
 
 // unescapedKey undoes the escapes of a key, if it can be one of a schema's.
 func (s *scanner) unescapedKey(raw []byte) []byte {
-	if len(raw) > 6*len(s.key)/2 {
-		return nil // no schema has keys of that length, even if all of it is escaped
+	if len(raw) > 6*maxKey {
+		return nil // longer than any schema's, even if all of it is escaped
 	}
 	return appendUnescaped(s.key[:0], raw)
 }

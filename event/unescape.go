@@ -2,6 +2,9 @@ package event
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math/bits"
+	"slices"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -15,38 +18,94 @@ func appendUnescaped(dst, raw []byte) []byte {
 		if i < 0 {
 			return append(dst, raw...)
 		}
-		dst = append(dst, raw[:i]...)
-		c := raw[i+1]
-		raw = raw[i+2:]
-		switch c {
-		case 'b':
-			dst = append(dst, '\b')
-		case 'f':
-			dst = append(dst, '\f')
-		case 'n':
-			dst = append(dst, '\n')
-		case 'r':
-			dst = append(dst, '\r')
-		case 't':
-			dst = append(dst, '\t')
-		case 'u':
-			r := hex4(raw)
-			raw = raw[4:]
-			if utf16.IsSurrogate(r) {
-				pair := rune(utf8.RuneError)
-				if len(raw) >= 6 && raw[0] == '\\' && raw[1] == 'u' {
-					pair = utf16.DecodeRune(r, hex4(raw[2:]))
-				}
-				if pair != utf8.RuneError {
-					raw = raw[6:]
-				}
-				r = pair
-			}
-			dst = utf8.AppendRune(dst, r)
-		default:
-			dst = append(dst, c)
+		var n int
+		dst, n = appendEscape(append(dst, raw[:i]...), raw[i:])
+		raw = raw[i+n:]
+	}
+}
+
+// appendEscape appends what the checked escape at the front of raw stands for,
+// and returns its length.
+func appendEscape(dst, raw []byte) ([]byte, int) {
+	switch c := raw[1]; c {
+	case 'b':
+		return append(dst, '\b'), 2
+	case 'f':
+		return append(dst, '\f'), 2
+	case 'n':
+		return append(dst, '\n'), 2
+	case 'r':
+		return append(dst, '\r'), 2
+	case 't':
+		return append(dst, '\t'), 2
+	case 'u':
+	default:
+		return append(dst, c), 2
+	}
+	r := hex4(raw[2:])
+	if !utf16.IsSurrogate(r) {
+		return utf8.AppendRune(dst, r), 6
+	}
+	if len(raw) >= 12 && raw[6] == '\\' && raw[7] == 'u' && isHex4(raw[8:12]) {
+		if pair := utf16.DecodeRune(r, hex4(raw[8:])); pair != utf8.RuneError {
+			return utf8.AppendRune(dst, pair), 12
 		}
 	}
+	return utf8.AppendRune(dst, utf8.RuneError), 6
+}
+
+// appendChecked is strEnd and appendUnescaped in one: it appends the content of
+// the string whose first byte is b[i].
+func appendChecked(dst, b []byte, i int) (_ []byte, end int, f fault) {
+	dst = slices.Grow(dst, len(b)-i+8)
+	for {
+		n := len(dst)
+		room := dst[:cap(dst)]
+		for i+8 <= len(b) {
+			w := binary.LittleEndian.Uint64(b[i:])
+			q := w ^ (ones * '"')
+			s := w ^ (ones * '\\')
+			m := (((q - ones) & ^q) | ((s - ones) & ^s) | ((w - ones*0x20) & ^w)) & highs
+			binary.LittleEndian.PutUint64(room[n:], w)
+			if m != 0 {
+				k := bits.TrailingZeros64(m) >> 3
+				n, i = n+k, i+k
+				goto special
+			}
+			n, i = n+8, i+8
+		}
+		for ; i < len(b); i++ {
+			if c := b[i]; c == '"' || c == '\\' || c < 0x20 {
+				goto special
+			}
+			room[n] = b[i]
+			n++
+		}
+		return room[:n], len(b), faultTruncated
+	special:
+		dst = room[:n]
+		switch b[i] {
+		case '"':
+			return dst, i, faultNone
+		case '\\':
+		default:
+			return dst, i, faultControl
+		}
+		if i+1 < len(b) && b[i+1] == '"' {
+			dst = append(dst, '"')
+			i += 2
+			continue
+		}
+		if end, f := escEnd(b, i); f != faultNone {
+			return dst, end, f
+		}
+		dst, n = appendEscape(dst, b[i:])
+		i += n
+	}
+}
+
+func isHex4(b []byte) bool {
+	return unhex(b[0]) >= 0 && unhex(b[1]) >= 0 && unhex(b[2]) >= 0 && unhex(b[3]) >= 0
 }
 
 func hex4(b []byte) rune {
