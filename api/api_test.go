@@ -54,6 +54,9 @@ func (m *memory) ListIncidents(_ context.Context, tn string, q api.Query) ([]api
 	}
 	var list []api.Incident
 	for _, d := range m.incidents {
+		if len(q.Statuses) > 0 && !slices.Contains(q.Statuses, d.Status) {
+			continue
+		}
 		if q.After.IsZero() || newer(q.After.OpenedAt, q.After.ID, d.OpenedAt, d.ID) {
 			list = append(list, d.Incident)
 		}

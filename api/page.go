@@ -244,6 +244,7 @@ type listView struct {
 	Incidents []Incident
 	Next      string // URL of the next page
 	First     string // URL of the first page, on later ones
+	Waiting   bool   // the page looks again by itself
 	Message   string
 	Tabs      []tab
 }
@@ -293,6 +294,10 @@ func (p *pages) list(w http.ResponseWriter, r *http.Request) {
 	vs := view.Filter.values()
 	if in.Get("cursor") != "" {
 		view.First = "/?" + vs.Encode()
+	}
+	if len(view.Incidents) == 0 && !view.Filtered && in.Get("cursor") == "" {
+		view.Waiting = true
+		w.Header().Set("Refresh", "5") // nothing can be lost by it: nothing is being read or typed
 	}
 	if next != "" {
 		vs.Set("cursor", next)

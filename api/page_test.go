@@ -181,8 +181,8 @@ func TestListPageFilters(t *testing.T) {
 		r.mem.put(incident(n))
 	}
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	page := r.do("GET", "/?status=resolved&severity=high&rule=r1&entity=203.0.113.7&since=2026-03-01T12:00&until=2026-03-01T12:00:00", "", "").wants(t, 200)
-	want := api.Query{Statuses: []api.Status{"resolved"}, MinSeverity: 3, Rule: "r1", Entity: "203.0.113.7", Since: at, Until: at, Limit: 51}
+	page := r.do("GET", "/?status=open&severity=high&rule=r1&entity=203.0.113.7&since=2026-03-01T12:00&until=2026-03-01T12:00:00", "", "").wants(t, 200)
+	want := api.Query{Statuses: []api.Status{"open"}, MinSeverity: 3, Rule: "r1", Entity: "203.0.113.7", Since: at, Until: at, Limit: 51}
 	if diff := cmp.Diff(want, r.mem.query()); diff != "" {
 		t.Errorf("query (-want +got):\n%s", diff)
 	}
@@ -333,6 +333,21 @@ func TestGoldenPages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			golden(t, name, volatile.ReplaceAllString(page.body, "${1}${2}X${3}"))
 		})
+	}
+}
+
+// A newcomer who opens the page too early need not reload it.
+func TestEmptyListLooksAgain(t *testing.T) {
+	r := newRig(t, func(o *api.Options) { o.OpenOnLoopback = true })
+	if got := r.do("GET", "/", "", "").wants(t, 200).Header.Get("Refresh"); got != "5" {
+		t.Errorf("Refresh %q on an empty list", got)
+	}
+	if got := r.do("GET", "/?entity=x", "", "").wants(t, 200).Header.Get("Refresh"); got != "" {
+		t.Errorf("Refresh %q on a filtered list", got)
+	}
+	r.mem.put(incident(1))
+	if got := r.do("GET", "/", "", "").wants(t, 200).Header.Get("Refresh"); got != "" {
+		t.Errorf("Refresh %q on a list with something in it", got)
 	}
 }
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,7 +67,9 @@ func toAnswer(err error) *answer {
 		return &answer{status: http.StatusPreconditionFailed, detail: "The incident has changed in the meantime: read it again.", cause: err}
 	case errors.Is(err, ErrMerged):
 		return &answer{status: http.StatusConflict, detail: "The incident became part of another: change that one (merged_into).", cause: err}
-	case errors.Is(err, ErrUnavailable):
+	case errors.Is(err, ErrResolved):
+		return &answer{status: http.StatusConflict, detail: "The incident is resolved: reopen it first.", cause: err}
+	case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return &answer{status: http.StatusServiceUnavailable, detail: "The database is away: try again.", retryAfter: 5, cause: err}
 	}
 	return &answer{status: http.StatusInternalServerError, detail: "Something went wrong on our side. The log has it under this X-Request-Id.", cause: err}

@@ -16,6 +16,7 @@ var (
 	ErrNotFound    = errors.New("not found")
 	ErrConflict    = errors.New("changed in the meantime")        // Change.IfVersion did not hold
 	ErrMerged      = errors.New("merged into another incident")   // a merged incident is not changed any more
+	ErrResolved    = errors.New("resolved: reopen it first")      // a resolved incident is not acknowledged
 	ErrUnavailable = errors.New("the store is away for a moment") // worth trying again
 )
 
@@ -104,7 +105,7 @@ type AuditEntry struct {
 // IncidentDetail is an incident with all that is known about it.
 type IncidentDetail struct {
 	Incident
-	Version        int64        `json:"version" doc:"Rises with every change; the ETag"`
+	Version        int64        `json:"version" doc:"Rises with every change worth telling, which an assignment is not; the ETag"`
 	UpdatedAt      time.Time    `json:"updated_at"`
 	AcknowledgedAt *time.Time   `json:"acknowledged_at,omitempty"`
 	ResolvedAt     *time.Time   `json:"resolved_at,omitempty"`
@@ -162,7 +163,7 @@ type Change struct {
 // Actions is where incidents are changed.
 type Actions interface {
 	// ChangeIncident makes the change and writes the audit entries, all or nothing.
-	// It returns ErrNotFound, ErrConflict or ErrMerged. A change that changes
+	// It returns ErrNotFound, ErrConflict, ErrMerged or ErrResolved. A change that changes
 	// nothing is no error and leaves no trace.
 	ChangeIncident(ctx context.Context, tenant, id, actor string, c Change) error
 }
