@@ -127,3 +127,9 @@ func parseVersion(s string) (int, bool) {
 	n, err := strconv.Atoi(digits)
 	return n, err == nil
 }
+
+// Find returns where the newest usable Postgres on this machine has its binaries,
+// and its major version; ErrNotInstalled or ErrVersion if there is none.
+func Find(ctx context.Context) (bin string, major int, err error) {
+	return findBinaries(ctx, "", 0, "")
+}

@@ -1,0 +1,97 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ErrNotFound says that there is no such row.
+var ErrNotFound = errors.New("not found")
+
+// LayoutError says that the partition counts asked for are not those in force.
+type LayoutError struct {
+	Observations, Sources         int // in force
+	WantObservations, WantSources int // asked for
+}
+
+func (e *LayoutError) Error() string {
+	return fmt.Sprintf("the layout in Postgres has %d partitions of observations and %d of logs, the topics have %d and %d: "+
+		"state is kept by partition, so the counts are fixed once written; give the topics %d and %d partitions, "+
+		"or begin with an empty database and empty topics",
+		e.Observations, e.Sources, e.WantObservations, e.WantSources, e.Observations, e.Sources)
+}
+
+// UnknownOutcomeError says that the connection was lost around COMMIT and that
+// nobody could be asked whether it took place. Whoever gets it must read what is
+// in force (for a checkpoint: acquire anew) before writing again.
+type UnknownOutcomeError struct{ Err error }
+
+func (e *UnknownOutcomeError) Error() string {
+	return "the outcome of COMMIT is unknown: " + e.Err.Error()
+}
+
+func (e *UnknownOutcomeError) Unwrap() error { return e.Err }
+
+// commitFailed says whether an error of COMMIT means that it surely did not take
+// place: Postgres said so in an ordinary error. A FATAL one may have come after.
+func commitFailed(err error) bool {
+	if errors.Is(err, pgx.ErrTxCommitRollback) || pgconn.SafeToRetry(err) {
+		return true
+	}
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR"
+}
+
+// IsTransient says whether err came from the way to Postgres, from its state or
+// from others' transactions, so that the same call may succeed later.
+func IsTransient(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code {
+		case "40001", "40P01", // serialisation failure, deadlock
+			"55P03",                   // lock not available in time
+			"57014",                   // statement timeout
+			"57P01", "57P02", "57P03", // shutdown, crash, starting up
+			"57P05", "25P03": // idle timeouts
+			return true
+		}
+		class := pg.Code[:min(2, len(pg.Code))]
+		return class == "08" || class == "53" // connection, resources
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	var errno syscall.Errno
+	return errors.As(err, &connect) || errors.As(err, &network) || errors.As(err, &errno) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		pgconn.SafeToRetry(err)
+}
+
+// retry calls f until it succeeds, fails for good, or patience or ctx are at an
+// end. f must be safe to repeat after an error.
+func (db *DB) retry(ctx context.Context, op string, f func() error) error {
+	deadline := time.Now().Add(db.opts.Patience)
+	backoff := 50 * time.Millisecond
+	for {
+		err := f()
+		if err == nil || ctx.Err() != nil || !IsTransient(err) || time.Now().After(deadline) {
+			return err
+		}
+		db.metrics.retries.WithLabelValues(op).Inc()
+		db.log.Warn("Postgres is in the way; trying again", "op", op, "err", err, "retry_in", backoff)
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(backoff/2 + rand.N(backoff)):
+		}
+		backoff = min(2*backoff, 2*time.Second)
+	}
+}

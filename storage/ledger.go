@@ -1,0 +1,236 @@
+package storage
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/detect/correlate"
+	"github.com/vedette-sec/vedette/storage/dbsqlc"
+)
+
+var _ correlate.Ledger = (*DB)(nil)
+
+// CheckpointState is how far correlate has come on one partition of
+// vedette.observations, as committed.
+type CheckpointState struct {
+	Partition int32
+	Number    int64
+	Mark      correlate.Mark
+}
+
+// CheckpointStates returns the state of each partition that was ever acquired, in
+// the partitions' order.
+func (db *DB) CheckpointStates(ctx context.Context) ([]CheckpointState, error) {
+	var rows []dbsqlc.CheckpointStatesRow
+	err := db.retry(ctx, "checkpoint_states", func() (err error) {
+		rows, err = db.q.CheckpointStates(ctx, Layout)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the checkpoints: %w", err)
+	}
+	states := make([]CheckpointState, len(rows))
+	for i, r := range rows {
+		states[i] = CheckpointState{r.Partition, r.Number, correlate.Mark{Position: r.Position, Clock: r.Clock, State: r.State}}
+	}
+	return states, nil
+}
+
+// Acquire implements [correlate.Ledger]. The layout must have been ensured.
+func (db *DB) Acquire(ctx context.Context, partition int32) (correlate.Checkpoint, error) {
+	var cp correlate.Checkpoint
+	err := db.retry(ctx, "acquire", func() error {
+		cp = correlate.Checkpoint{}
+		// One transaction, so that marks and pages are those of the row: it stays
+		// locked until they are read.
+		return db.inTx(ctx, func(_ pgx.Tx, q *dbsqlc.Queries) error { return acquire(ctx, q, partition, &cp) })
+	})
+	if isForeignKey(err) {
+		err = fmt.Errorf("no layout has been written: %w", err)
+	}
+	if err != nil {
+		return correlate.Checkpoint{}, fmt.Errorf("acquire partition %d: %w", partition, err)
+	}
+	return cp, nil
+}
+
+func acquire(ctx context.Context, q *dbsqlc.Queries, partition int32, cp *correlate.Checkpoint) error {
+	r, err := q.AcquireCheckpoint(ctx, dbsqlc.AcquireCheckpointParams{Layout: Layout, Partition: partition})
+	if err != nil {
+		return err
+	}
+	cp.Epoch, cp.Number = r.Epoch, r.Number
+	cp.Mark = correlate.Mark{Position: r.Position, Clock: r.Clock, State: r.State}
+	marks, err := q.Marks(ctx, dbsqlc.MarksParams{Layout: Layout, Partition: partition})
+	if err != nil {
+		return err
+	}
+	for _, m := range marks {
+		cp.Marks = append(cp.Marks, correlate.Mark{Position: m.Position, Clock: m.Clock, State: m.State})
+	}
+	pages, err := q.Pages(ctx, dbsqlc.PagesParams{Layout: Layout, Partition: partition})
+	if err != nil {
+		return err
+	}
+	for _, p := range pages {
+		cp.Pages = append(cp.Pages, correlate.Page{RuleVersion: p.RuleVersion, Number: uint32(p.Page), Data: p.Data})
+	}
+	return nil
+}
+
+func isForeignKey(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "23503"
+}
+
+// Commit implements [correlate.Ledger]. It rides out an outage: when it returns
+// nil the checkpoint was written once, on any other error but an
+// [*UnknownOutcomeError] it was not written.
+func (db *DB) Commit(ctx context.Context, c correlate.Commit) error {
+	began := time.Now()
+	deltas := coalesce(c.Findings, db.opts.EvidenceLimit)
+	err := db.retry(ctx, "commit", func() error {
+		var number int64 // of this checkpoint, once the row is locked
+		err := db.inTx(ctx, func(_ pgx.Tx, q *dbsqlc.Queries) (err error) {
+			number, err = db.checkpoint(ctx, q, &c, deltas)
+			return err
+		})
+		if unknown, ok := errors.AsType[*UnknownOutcomeError](err); ok {
+			return db.findOut(ctx, &c, number, unknown)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("commit checkpoint of partition %d: %w", c.Partition, err)
+	}
+	db.metrics.commitSeconds.Observe(time.Since(began).Seconds())
+	return nil
+}
+
+// findOut asks whether the checkpoint of the given number was written after all.
+// The row's lock makes it wait until the transaction in question is over. The
+// answer is nil, an error that Commit tries again on, or why there is none.
+func (db *DB) findOut(ctx context.Context, c *correlate.Commit, number int64, unknown *UnknownOutcomeError) error {
+	db.log.Warn("COMMIT got no answer; asking what became of it", "partition", c.Partition, "number", number, "err", unknown.Err)
+	// The answer matters even to a caller who is on the way out.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), db.opts.Patience)
+	defer cancel()
+	var row dbsqlc.LockCheckpointRow
+	err := db.retry(ctx, "find_out", func() error {
+		return pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) (err error) {
+			row, err = db.q.WithTx(tx).LockCheckpoint(ctx, dbsqlc.LockCheckpointParams{Layout: Layout, Partition: c.Partition})
+			return err
+		})
+	})
+	switch {
+	case err != nil:
+		db.metrics.unknown.WithLabelValues("unknown").Inc()
+		// Not transient to those who ask: nothing may be tried again on it.
+		return &UnknownOutcomeError{Err: fmt.Errorf("%s; asking: %s", unknown.Err, err)}
+	case row.Epoch != c.Epoch:
+		db.metrics.unknown.WithLabelValues("fenced").Inc()
+		return correlate.ErrFenced
+	case row.Number == number:
+		db.metrics.unknown.WithLabelValues("committed").Inc()
+		return nil
+	default:
+		db.metrics.unknown.WithLabelValues("not_committed").Inc()
+		return unknown.Err
+	}
+}
+
+// checkpoint writes one checkpoint and returns its number. The caller commits.
+func (db *DB) checkpoint(ctx context.Context, q *dbsqlc.Queries, c *correlate.Commit, deltas []detect.Finding) (int64, error) {
+	row, err := q.LockCheckpoint(ctx, dbsqlc.LockCheckpointParams{Layout: Layout, Partition: c.Partition})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, errors.New("the partition was never acquired")
+	}
+	if err != nil {
+		return 0, err
+	}
+	if row.Epoch != c.Epoch {
+		return 0, correlate.ErrFenced
+	}
+	number := row.Number + 1
+	if err := db.mergeFindings(ctx, q, c.Partition, number, deltas); err != nil {
+		return 0, fmt.Errorf("merge %d findings: %w", len(deltas), err)
+	}
+	if err := savePages(ctx, q, c); err != nil {
+		return 0, fmt.Errorf("save %d pages: %w", len(c.Pages), err)
+	}
+	if c.SaveMark {
+		if err := q.SaveMark(ctx, dbsqlc.SaveMarkParams{
+			Layout: Layout, Partition: c.Partition,
+			Position: c.Mark.Position, Clock: c.Mark.Clock, State: nonNil(c.Mark.State),
+		}); err != nil {
+			return 0, fmt.Errorf("save the mark: %w", err)
+		}
+	}
+	if c.DropMarks > 0 {
+		if err := q.DropMarks(ctx, dbsqlc.DropMarksParams{Layout: Layout, Partition: c.Partition, Below: c.DropMarks}); err != nil {
+			return 0, fmt.Errorf("drop old marks: %w", err)
+		}
+	}
+	return number, q.SaveCheckpoint(ctx, dbsqlc.SaveCheckpointParams{
+		Layout: Layout, Partition: c.Partition, Number: number,
+		Position: c.Mark.Position, Clock: c.Mark.Clock, State: nonNil(c.Mark.State),
+	})
+}
+
+func savePages(ctx context.Context, q *dbsqlc.Queries, c *correlate.Commit) error {
+	if len(c.Pages) == 0 {
+		return nil
+	}
+	p := dbsqlc.SavePagesParams{Layout: Layout, Partition: c.Partition}
+	for _, page := range c.Pages {
+		p.RuleVersions = append(p.RuleVersions, page.RuleVersion)
+		p.Pages = append(p.Pages, int64(page.Number))
+		p.Data = append(p.Data, nonNil(page.Data))
+	}
+	return q.SavePages(ctx, p)
+}
+
+// coalesce merges the deltas of the same finding and sorts by the primary key:
+// the order in which every checkpoint takes its locks.
+func coalesce(findings []detect.Finding, limit int) []detect.Finding {
+	deltas := slices.Clone(findings)
+	for i := range deltas {
+		deltas[i].Evidence = slices.Clone(deltas[i].Evidence) // Add sorts in place
+		deltas[i].Detail = text(deltas[i].Detail)
+	}
+	slices.SortStableFunc(deltas, comparePrimary)
+	out := deltas[:0]
+	for _, d := range deltas {
+		if n := len(out); n > 0 && comparePrimary(out[n-1], d) == 0 {
+			out[n-1].Add(d, limit)
+			continue
+		}
+		normalize(&d, limit)
+		out = append(out, d)
+	}
+	return out
+}
+
+// normalize brings a delta's evidence into the form that Add gives it, by adding
+// to it what changes nothing else.
+func normalize(f *detect.Finding, limit int) {
+	neutral := *f
+	neutral.Evidence = slices.Clone(f.Evidence)
+	if f.Merge == detect.MergeAdd {
+		neutral.Count = 0
+	}
+	f.Add(neutral, limit)
+}
+
+func comparePrimary(a, b detect.Finding) int {
+	return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), bytes.Compare(a.ID[:], b.ID[:]))
+}

@@ -1,0 +1,71 @@
+-- name: DueIntents :many
+SELECT tenant, incident_id, receiver FROM intent
+WHERE receiver = ANY (@receivers::text[]) AND queued < wanted AND job IS NULL
+ORDER BY updated_at
+LIMIT @max_rows::bigint
+FOR UPDATE SKIP LOCKED;
+
+-- name: IntentsQueued :exec
+UPDATE intent i SET queued = i.wanted, job = p.job, failing_since = NULL
+FROM (SELECT unnest(@tenants::text[]) AS tenant, unnest(@incident_ids::uuid[]) AS incident_id, unnest(@receivers::text[]) AS receiver, unnest(@jobs::bigint[]) AS job) AS p
+WHERE i.tenant = p.tenant AND i.incident_id = p.incident_id AND i.receiver = p.receiver;
+
+-- name: IntentToTell :one
+SELECT * FROM intent WHERE tenant = @tenant AND incident_id = @incident_id AND receiver = @receiver;
+
+-- name: IncidentToTell :one
+SELECT * FROM incident WHERE tenant = @tenant AND id = @id;
+
+-- name: IncidentEntities :many
+SELECT DISTINCT e.type, e.value
+FROM finding f JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
+WHERE f.tenant = @tenant AND f.incident_id = @incident_id::uuid
+ORDER BY e.type, e.value
+LIMIT @max_rows::bigint;
+
+-- name: IncidentRules :many
+SELECT version, rule_id, title, level, author, license, description, rule_references, tags, false_positives, group_by, summary
+FROM rule_version
+WHERE version IN (SELECT f.rule_version FROM finding f WHERE f.tenant = @tenant AND f.incident_id = @incident_id::uuid)
+ORDER BY level DESC, rule_id, version;
+
+-- What an incident is named for: its earliest finding that could be judged.
+-- name: LeadFinding :one
+SELECT tenant, id, rule_version, key, tile, merge, count, peak, first_time, last_time, detail, verdict
+FROM finding
+WHERE tenant = @tenant AND incident_id = @incident_id::uuid
+ORDER BY (verdict = 'unknown'), first_time, id
+LIMIT 1;
+
+-- name: AttemptIntent :execrows
+UPDATE intent SET attempts = attempts + 1
+WHERE tenant = @tenant AND incident_id = @incident_id AND receiver = @receiver AND job = @job::bigint;
+
+-- name: IntentDelivered :exec
+UPDATE intent SET
+    delivered = greatest(delivered, @version::bigint), queued = least(wanted, greatest(delivered, @version::bigint)), job = NULL,
+    attempts = 0, failing_since = NULL, given_up = false, last_error = '', waiting_since = now(),
+    last_event = CASE WHEN @silent::boolean THEN last_event ELSE @event::text END,
+    last_severity = CASE WHEN @silent::boolean THEN last_severity ELSE @severity::smallint END,
+    last_at = CASE WHEN @silent::boolean THEN last_at ELSE @at::timestamptz END
+WHERE tenant = @tenant AND incident_id = @incident_id AND receiver = @receiver AND job = @job::bigint;
+
+-- name: IntentFailed :exec
+UPDATE intent SET
+    last_error = @last_error, failing_since = coalesce(failing_since, @at::timestamptz),
+    job = CASE WHEN @give_up::boolean THEN NULL ELSE job END,
+    given_up = @give_up::boolean
+WHERE tenant = @tenant AND incident_id = @incident_id AND receiver = @receiver AND job = @job::bigint;
+
+-- name: IntentBacklog :many
+SELECT receiver, min(waiting_since)::timestamptz AS since FROM intent
+WHERE delivered < wanted AND NOT given_up
+GROUP BY receiver;
+
+-- name: IntentJobs :many
+SELECT tenant, incident_id, receiver, job::bigint AS job FROM intent WHERE job IS NOT NULL ORDER BY job LIMIT @max_rows::bigint;
+
+-- name: FreeIntents :execrows
+UPDATE intent i SET job = NULL, queued = least(i.queued, i.delivered)
+FROM (SELECT unnest(@jobs::bigint[]) AS job) AS p
+WHERE i.job = p.job;

@@ -1,0 +1,32 @@
+-- name: AcquireSource :one
+INSERT INTO source_position AS s (incarnation, partition, epoch)
+VALUES (@incarnation, @partition, 1)
+ON CONFLICT (incarnation, partition) DO UPDATE SET epoch = s.epoch + 1
+RETURNING epoch, next, generation, state;
+
+-- name: SaveSource :execrows
+UPDATE source_position
+SET next = @next::bigint, generation = @generation, state = @state, saved_at = now()
+WHERE incarnation = @incarnation AND partition = @partition AND epoch = @epoch;
+
+-- name: InsertGeneration :exec
+INSERT INTO generation (digest, content) VALUES (@digest, @content) ON CONFLICT (digest) DO NOTHING;
+
+-- name: GetGeneration :one
+SELECT content FROM generation WHERE digest = @digest;
+
+-- name: FirstGeneration :one
+SELECT digest, content FROM generation ORDER BY seq LIMIT 1;
+
+-- name: LatestGeneration :one
+SELECT digest, content FROM generation ORDER BY seq DESC LIMIT 1;
+
+-- name: PutRuleVersion :batchexec
+INSERT INTO rule_version (version, rule_id, title, level, author, license, description,
+    rule_references, tags, false_positives, group_by, summary)
+VALUES (@version, @rule_id, @title, @level, @author, @license, @description,
+    @rule_references, @tags, @false_positives, @group_by, @summary)
+ON CONFLICT (version) DO UPDATE SET -- the words may change while the meaning does not
+    title = excluded.title, level = excluded.level, author = excluded.author, license = excluded.license,
+    description = excluded.description, rule_references = excluded.rule_references, tags = excluded.tags,
+    false_positives = excluded.false_positives, group_by = excluded.group_by, summary = excluded.summary;
