@@ -3,10 +3,11 @@ package ingest
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // Defaults of SplitOptions.
@@ -47,14 +48,15 @@ type Record struct {
 // A piece that is no record (too long, cut off) is handed out with an error, and
 // splitting goes on behind its first line. Memory is bounded by MaxRecord.
 type Splitter struct {
-	opts SplitOptions
-	src  *source
-	in   io.Reader
-	buf  []byte
-	r    int // first byte not yet handed out
-	w    int // end of what was read
-	eof  bool
-	bad  error // what ended the input, other than its end
+	opts   SplitOptions
+	src    *source
+	in     io.Reader
+	buf    []byte
+	r      int // first byte not yet handed out
+	w      int // end of what was read
+	eof    bool
+	bad    error // what ended the input, other than its end
+	zipped bool  // it was compressed
 
 	mode     mode
 	inObject bool // modeArray: the array is a field of an object
@@ -80,7 +82,7 @@ const (
 // bytes, and four times what was read, objects may no longer span lines.
 const rescanAllowance = 1 << 20
 
-const minBuffer = 64 << 10
+const minBuffer = 16 << 10
 
 // NewSplitter returns a Splitter that reads from r.
 func NewSplitter(r io.Reader, o SplitOptions) *Splitter {
@@ -114,6 +116,13 @@ func (s *Splitter) Next() (Record, error) {
 	}
 }
 
+// Offset is how far into the input the records handed out so far reach, in bytes
+// after decompression. whole reports whether a Splitter of what follows would go
+// on as this one does: not within a container, and not in what was compressed.
+func (s *Splitter) Offset() (offset int64, whole bool) {
+	return s.read - int64(s.w-s.r), s.mode == modeTop && !s.zipped
+}
+
 // open looks at the first bytes: gzip, in it perhaps gzip again (as Firehose
 // writes it), a byte order mark.
 func (s *Splitter) open() {
@@ -125,6 +134,7 @@ func (s *Splitter) open() {
 		if len(head) < 3 || head[0] != 0x1f || head[1] != 0x8b || head[2] != 8 {
 			break
 		}
+		s.zipped = true
 		zr, err := gzip.NewReader(br)
 		if err != nil {
 			s.in = failing{err}
