@@ -160,10 +160,12 @@ func (d *Decoder) document(ev *Event, id schemaID, doc []byte, outer bool) bool 
 	}
 	ok := s.scan(schemas()[id].root)
 	s.b, s.spans, s.seen, s.other, s.message = nil, nil, nil, nil, nil
-	if ok {
-		ev.schema = id
+	if !ok {
+		ev.Doc, ev.seen = nil, [maxSlots / 64]uint64{}
+		return false
 	}
-	return ok
+	ev.schema = id
+	return true
 }
 
 func (d *Decoder) refused() *DecodeError {

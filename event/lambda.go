@@ -94,11 +94,10 @@ func (d *Decoder) lambda(ev *Event) *DecodeError {
 		}
 		message, ok := ev.unwrap()
 		if ok && isObject(message) && !d.document(ev, schemaLambda, message, false) {
+			// An application may write what begins like JSON and is not: a line of text.
 			if isPlatform(message) {
 				return d.refused()
 			}
-			// An application may write what begins like JSON and is not.
-			ev.Doc, ev.schema = nil, schemaNone
 		}
 		text = message
 	}
