@@ -25,8 +25,8 @@ type Mark struct {
 // Checkpoint is what an owner found in force when it took a partition over.
 type Checkpoint struct {
 	Epoch  int64
-	Number int64 // of the last checkpoint written
-	Mark   Mark  // the position, vector and clocks it was computed from
+	Number int64  // of the last checkpoint written
+	Mark   Mark   // the position, vector and clocks it was computed from
 	Marks  []Mark // older marks, oldest first, to rebuild windows from
 	Pages  []Page // all profiles of the partition
 }

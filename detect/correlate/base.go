@@ -1,0 +1,228 @@
+package correlate
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/detect/rule"
+	"github.com/vedette-sec/vedette/event"
+)
+
+// base is what the detectors of all correlation types share.
+type base struct {
+	e       *Engine
+	r       *rule.Rule
+	c       *rule.Correlation
+	types   []event.Type // that the rules it refers to read
+	late    int64        // the greatest lateness of the types
+	keep    time.Duration
+	seed    maphash.Seed
+	tenants []string
+	deltas  deltas
+	scratch []byte
+}
+
+func newBase(e *Engine, r *rule.Rule) (*base, error) {
+	c := r.Correlation
+	if c == nil {
+		return nil, fmt.Errorf("it has no correlation")
+	}
+	if c.Type != rule.NewValue && c.Timespan <= 0 {
+		return nil, fmt.Errorf("timespan %s: want a positive one", c.Timespan)
+	}
+	b := &base{e: e, r: r, c: c, seed: maphash.MakeSeed(), types: typesOf(c.Rules)}
+	if len(c.Rules) == 0 {
+		b.types = settledTypes[:]
+	}
+	for _, t := range b.types {
+		b.late = max(b.late, int64(lateness(t)))
+	}
+	b.keep = c.Timespan + time.Duration(b.late)
+	b.deltas = deltas{limit: e.opts.EvidenceLimit, index: map[deltaKey]*delta{}}
+	return b, nil
+}
+
+// typesOf gives the log types that rules read: a rule that names none reads all.
+func typesOf(rules []*rule.Rule) []event.Type {
+	var types []event.Type
+	for _, r := range rules {
+		route, reason := r.Logsource.Route()
+		switch {
+		case reason != "": // inactive: nothing comes from it
+		case route.Type == "":
+			return settledTypes[:]
+		case !slices.Contains(types, route.Type):
+			types = append(types, route.Type)
+		}
+	}
+	if len(types) == 0 {
+		return settledTypes[:]
+	}
+	return types
+}
+
+// fullKey prefixes a key with its tenant. It is valid until the next call.
+func (b *base) fullKey(tenant string, key []byte) []byte {
+	i := slices.Index(b.tenants, tenant)
+	if i < 0 {
+		i = len(b.tenants)
+		b.tenants = append(b.tenants, tenant)
+	}
+	b.scratch = binary.AppendUvarint(b.scratch[:0], uint64(i))
+	b.scratch = append(b.scratch, key...)
+	return b.scratch
+}
+
+// split undoes fullKey.
+func (b *base) split(full []byte) (tenant string, key []byte) {
+	i, n := binary.Uvarint(full)
+	return b.tenants[i], full[n:]
+}
+
+// other is the key into which keys past the bound fold.
+func (b *base) other(tenant string) []byte {
+	var k []byte
+	for range max(1, len(b.c.GroupBy)) {
+		k = detect.AppendKey(k, []byte(OtherKey))
+	}
+	return b.fullKey(tenant, k)
+}
+
+func (b *base) hash(full []byte) uint64 { return maphash.Bytes(b.seed, full) }
+
+// tile gives the start of the tile that t is in: the window, at least an hour,
+// rounded up to panes, counted from the epoch.
+func tile(t, pane int64, window time.Duration) int64 {
+	size := (int64(max(window, time.Hour)) + pane - 1) / pane * pane
+	return floorDiv(t, size) * size
+}
+
+// floorDiv rounds towards the past, also before the epoch.
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}
+
+// sub is a − b, kept at the ends of the range.
+func sub(a, b int64) int64 {
+	if a == never || a == always {
+		return a
+	}
+	return a - b
+}
+
+func compare(v float64, op rule.Op, n float64) bool {
+	switch op {
+	case rule.OpGT:
+		return v > n
+	case rule.OpGTE:
+		return v >= n
+	case rule.OpLT:
+		return v < n
+	case rule.OpLTE:
+		return v <= n
+	case rule.OpEQ:
+		return v == n
+	case rule.OpNEQ:
+		return v != n
+	}
+	return false
+}
+
+// deltaKey tells the findings of one rule apart.
+type deltaKey struct {
+	key  string // full key
+	tile int64
+	id   string // what a type adds to the identity, such as the new value
+}
+
+// delta is a finding in the making, since the last Flush.
+type delta struct {
+	detect.Finding
+	estimated bool
+}
+
+// deltas are a rule's findings in the making.
+type deltas struct {
+	limit int
+	index map[deltaKey]*delta
+	list  []*delta
+	known string // the full key last looked up, to save copies
+}
+
+// get finds or makes the delta of a full key and tile.
+func (b *base) get(full []byte, tile int64) *delta {
+	d := &b.deltas
+	if f, ok := d.index[deltaKey{key: string(full), tile: tile}]; ok {
+		return f
+	}
+	if d.known != string(full) {
+		d.known = string(full)
+	}
+	tenant, key := b.split([]byte(d.known))
+	f := &delta{Finding: detect.Finding{
+		ID:     detect.NewFindingID(tenant, b.r.Version, key, tile),
+		Tenant: tenant, RuleVersion: b.r.Version, Key: key, Tile: tile,
+		First: always, Last: never,
+	}}
+	d.index[deltaKey{key: d.known, tile: tile}] = f
+	d.list = append(d.list, f)
+	return f
+}
+
+// put merges a whole delta of an identity of its own.
+func (b *base) put(f detect.Finding) {
+	k := deltaKey{id: string(f.ID[:])}
+	if d, ok := b.deltas.index[k]; ok {
+		d.Add(f, b.deltas.limit)
+		return
+	}
+	d := &delta{Finding: f}
+	b.deltas.index[k] = d
+	b.deltas.list = append(b.deltas.list, d)
+}
+
+// see counts an event into the delta.
+func (d *delta) see(ev detect.Evidence, limit int) {
+	d.Count++
+	d.First = min(d.First, ev.Time)
+	d.Last = max(d.Last, ev.Time)
+	d.point(ev, limit)
+}
+
+// point keeps the least limit pieces of evidence, unsorted up to twice as many.
+func (d *delta) point(ev detect.Evidence, limit int) {
+	d.Evidence = append(d.Evidence, ev)
+	if limit > 0 && len(d.Evidence) >= 2*limit+16 {
+		d.tidy(limit)
+	}
+}
+
+func (d *delta) tidy(limit int) {
+	var none detect.Finding
+	none.Count, none.Peak, none.First, none.Last = 0, math.Inf(-1), always, never
+	d.Add(none, limit)
+}
+
+// flush appends the findings and forgets them.
+func (d *deltas) flush(fs []detect.Finding, detail func(*delta) string) []detect.Finding {
+	for _, f := range d.list {
+		if detail != nil {
+			f.Detail = detail(f)
+		}
+		f.tidy(d.limit)
+		fs = append(fs, f.Finding)
+	}
+	clear(d.index)
+	d.list = nil
+	d.known = ""
+	return fs
+}

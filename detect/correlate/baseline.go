@@ -1,0 +1,365 @@
+package correlate
+
+import (
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/vedette-sec/vedette/detect"
+)
+
+// baseline is the state of vedette.baseline: open buckets, and what closed ones
+// taught.
+//
+// A bucket closes once it is settled; when, is spread a little by key, so that not
+// all profiles change at once. It is judged against the learned buckets before it
+// but for the last few, which late events might still have changed. A bucket that
+// fires teaches nothing, nor does one of less than the minimum volume. What comes
+// after its bucket closed is counted and dropped.
+//
+// A profile says up to which bucket its key is closed, so a rebuild needs no more
+// than to leave out what it has.
+type baseline struct {
+	*base
+	profiles profiles[*bucketProfile]
+	size     int64 // of a bucket
+	behind   int64 // buckets before the judged one that are left out
+	limit    int   // buckets kept to learn from
+	maxOpen  int64 // of append time that a bucket waits at most
+	forced   int64 // last minute of A at which that was looked after
+	ratio    bool
+	open     map[bucketID]*bucket
+	due      heap[*bucket]
+}
+
+type bucketID struct {
+	slot uint32
+	k    int64 // event time / size
+}
+
+// bucket is the distinct events of a key in one bucket, while it is open.
+type bucket struct {
+	bucketID
+	at     int64 // settled time at which it closes
+	stamp  int64 // least append stamp in it
+	closed bool
+	events []bucketEvent
+	ids    map[eventID]int32
+	counts [2]int // by ref, past the bound included
+	over   logHistogram
+	first  int64
+	last   int64
+}
+
+type eventID struct {
+	time int64
+	id   uint64
+	ref  uint8
+}
+
+type bucketEvent struct {
+	detect.Evidence
+	number float64
+	ref    uint8
+}
+
+// bucketProfile is what was learned of a key.
+type bucketProfile struct {
+	known   bool
+	first   int64 // first bucket
+	closed  int64 // last closed bucket
+	learned []learnedBucket
+}
+
+type learnedBucket struct {
+	k int64
+	v float64
+}
+
+func newBaseline(b *base) (*baseline, error) {
+	n := &baseline{
+		base: b, size: int64(b.c.Timespan), open: map[bucketID]*bucket{}, forced: never,
+		ratio: b.c.Measure == "ratio", limit: max(256, 2*b.c.MinBuckets),
+	}
+	if !n.ratio && b.c.Measure != "p95" {
+		return nil, fmt.Errorf("measure %q is not supported", b.c.Measure)
+	}
+	if n.ratio && len(b.c.Rules) != 2 {
+		return nil, fmt.Errorf("measure ratio of %d rules: want two", len(b.c.Rules))
+	}
+	n.behind = (b.late + n.size - 1) / n.size
+	n.maxOpen = int64(originHold) + n.size + b.late
+	n.profiles = newProfiles(b, readBucketProfile)
+	b.keep = time.Duration(n.maxOpen)
+	n.due.less = func(a, b *bucket) bool {
+		return a.at < b.at || a.at == b.at && (a.k < b.k || a.k == b.k && a.slot < b.slot)
+	}
+	return n, nil
+}
+
+func (n *baseline) apply(g *detect.Group, next int64) {
+	full := slices.Clone(n.fullKey(g.Tenant, g.Key))
+	slot, ok := n.profiles.slot(full, func() *bucketProfile { return &bucketProfile{} })
+	for i := range g.Obs {
+		o := &g.Obs[i]
+		if o.Offset < next {
+			continue
+		}
+		n.e.stats.Observations++
+		if !ok {
+			n.e.stats.Folded++
+			continue
+		}
+		k := floorDiv(o.Time, n.size)
+		if p := n.profiles.list[slot]; p.known && k <= p.closed {
+			n.e.stats.Late++
+			continue
+		}
+		n.bucket(slot, k, full).add(o, n)
+	}
+}
+
+func (n *baseline) bucket(slot uint32, k int64, full []byte) *bucket {
+	id := bucketID{slot, k}
+	b := n.open[id]
+	if b == nil {
+		_, key := n.split(full)
+		spread := min(n.size/8, int64(30*time.Second))
+		at := (k+1)*n.size + int64(detect.KeyHash("spread", key)%uint64(spread+1))
+		b = &bucket{bucketID: id, at: at, stamp: always, ids: map[eventID]int32{}, first: always, last: never}
+		n.open[id] = b
+		n.due.push(b)
+	}
+	return b
+}
+
+func (b *bucket) add(o *detect.Observation, n *baseline) {
+	b.stamp = min(b.stamp, o.Stamp)
+	id := eventID{o.Time, o.IDHash, 0}
+	if n.ratio {
+		id.ref = min(o.Ref, 1)
+	}
+	if i, ok := b.ids[id]; ok {
+		n.e.stats.Duplicates++
+		if ev := &b.events[i]; detect.ComparePointer(o.Pointer, ev.Pointer) < 0 {
+			ev.Pointer = o.Pointer
+		}
+		return
+	}
+	b.counts[id.ref]++
+	b.first, b.last = min(b.first, o.Time), max(b.last, o.Time)
+	if len(b.events) >= min(n.e.opts.ExactIDs, 1<<27)*8 {
+		b.over.add(o.Number)
+		return
+	}
+	b.ids[id] = int32(len(b.events))
+	b.events = append(b.events, bucketEvent{
+		Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
+		number:   o.Number, ref: id.ref,
+	})
+}
+
+func (n *baseline) advance() {
+	if n.e.silent {
+		return // what the profile has not closed stays open
+	}
+	c := &n.e.c
+	s := c.settledAll(n.types)
+	for n.due.len() > 0 && s != never && n.due.top().at <= s {
+		if b := n.due.pop(); !b.closed {
+			n.close(b)
+		}
+	}
+	if c.a == never || c.a == always {
+		return
+	}
+	if at := floorDiv(c.a, int64(time.Minute)); at != n.forced {
+		n.forced = at
+		n.force(at*int64(time.Minute) - n.maxOpen)
+	}
+}
+
+// force closes buckets that hold something appended by the time given, and those
+// of the same key before them.
+func (n *baseline) force(stamp int64) {
+	upTo := map[uint32]int64{}
+	for _, b := range n.open {
+		if k, ok := upTo[b.slot]; b.stamp <= stamp && (!ok || b.k > k) {
+			upTo[b.slot] = b.k
+		}
+	}
+	if len(upTo) == 0 {
+		return
+	}
+	var old []*bucket
+	for _, b := range n.open {
+		if k, ok := upTo[b.slot]; ok && b.k <= k {
+			old = append(old, b)
+		}
+	}
+	slices.SortFunc(old, func(a, b *bucket) int { return cmp.Or(cmp.Compare(a.k, b.k), cmp.Compare(a.slot, b.slot)) })
+	for _, b := range old {
+		n.e.stats.Forced++
+		n.close(b)
+	}
+}
+
+// close judges a bucket and learns it.
+func (n *baseline) close(b *bucket) {
+	b.closed = true
+	delete(n.open, b.bucketID)
+	p := n.profiles.list[b.slot]
+	n.profiles.touch(b.slot)
+	if !p.known {
+		p.known, p.first = true, b.k
+	}
+	p.closed = b.k
+	v, volume := n.measure(b)
+	if volume < max(n.c.MinVolume, 1) {
+		return
+	}
+	if n.judge(b, p, v, volume) {
+		return
+	}
+	p.learned = append(p.learned, learnedBucket{b.k, v})
+	if over := len(p.learned) - n.limit; over > 0 {
+		p.learned = slices.Delete(p.learned, 0, over)
+	}
+}
+
+// measure gives the bucket's value and how many events it rests on.
+func (n *baseline) measure(b *bucket) (v float64, volume int) {
+	if n.ratio {
+		if b.counts[1] == 0 {
+			return 0, 0
+		}
+		return float64(b.counts[0]) / float64(b.counts[1]), b.counts[1]
+	}
+	volume = b.counts[0]
+	rank := (volume*95 + 99) / 100 // nearest rank
+	if b.over.n > 0 {
+		for i := range b.events {
+			b.over.add(b.events[i].number)
+		}
+		return b.over.quantile(rank), volume
+	}
+	vs := make([]float64, len(b.events))
+	for i := range b.events {
+		vs[i] = b.events[i].number
+	}
+	slices.Sort(vs)
+	return vs[rank-1], volume
+}
+
+// judge fires if the value is far above what was learned.
+func (n *baseline) judge(b *bucket, p *bucketProfile, v float64, volume int) bool {
+	var vs []float64
+	for _, l := range p.learned {
+		if l.k <= b.k-1-n.behind {
+			vs = append(vs, l.v)
+		}
+	}
+	if len(vs) < max(n.c.MinBuckets, 1) || (b.k-p.first)*n.size < int64(n.c.Learning) {
+		return false
+	}
+	med := median(vs)
+	for i := range vs {
+		vs[i] = math.Abs(vs[i] - med)
+	}
+	mad := median(vs)
+	if !(v > n.c.Factor*med && v > med+n.c.Deviations*1.4826*mad && v > n.c.Floor) {
+		return false
+	}
+	f := detect.Finding{
+		Count: int64(volume), Peak: v, First: b.first, Last: b.last,
+		Detail: n.detail(b, v, med, mad, len(p.learned), volume),
+	}
+	for i := range b.events {
+		if ev := &b.events[i]; n.ratio && ev.ref == 0 || !n.ratio && ev.number >= v {
+			f.Evidence = append(f.Evidence, ev.Evidence)
+		}
+	}
+	full := n.profiles.keys.key(b.slot)
+	n.get(full, tile(b.k*n.size, n.size, n.c.Timespan)).Add(f, n.deltas.limit)
+	return true
+}
+
+func (n *baseline) detail(b *bucket, v, med, mad float64, buckets, volume int) string {
+	d := struct {
+		Measure   string  `json:"measure"`
+		Field     string  `json:"field,omitempty"`
+		Value     float64 `json:"value"`
+		Median    float64 `json:"median"`
+		MAD       float64 `json:"mad"`
+		Buckets   int     `json:"buckets"`
+		Volume    int     `json:"volume"`
+		Bucket    string  `json:"bucket"`
+		Size      string  `json:"size"`
+		Estimated bool    `json:"estimated,omitempty"`
+	}{
+		n.c.Measure, n.c.Field, v, med, mad, buckets, volume,
+		time.Unix(0, b.k*n.size).UTC().Format(time.RFC3339), n.c.Timespan.String(), b.over.n > 0,
+	}
+	out, err := json.Marshal(d)
+	if err != nil { // only an infinite number can fail
+		return ""
+	}
+	return string(out)
+}
+
+// median sorts vs.
+func median(vs []float64) float64 {
+	slices.Sort(vs)
+	n := len(vs)
+	if n%2 == 1 {
+		return vs[n/2]
+	}
+	return (vs[n/2-1] + vs[n/2]) / 2
+}
+
+func (p *bucketProfile) append(b []byte) []byte {
+	b = binary.AppendVarint(b, p.first)
+	b = binary.AppendVarint(b, p.closed-p.first)
+	b = binary.AppendUvarint(b, uint64(len(p.learned)))
+	k := p.first
+	for _, l := range p.learned {
+		b = binary.AppendVarint(b, l.k-k)
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(l.v))
+		k = l.k
+	}
+	return b
+}
+
+func readBucketProfile(r *reader) *bucketProfile {
+	p := &bucketProfile{known: true, first: r.varint()}
+	p.closed = p.first + r.varint()
+	k := p.first
+	for range r.count(9) {
+		k += r.varint()
+		p.learned = append(p.learned, learnedBucket{k, r.float()})
+	}
+	return p
+}
+
+func (n *baseline) horizon(a int64) int64 { return sub(a, n.maxOpen+int64(2*time.Minute)) }
+
+func (n *baseline) idle() bool {
+	return len(n.open) == 0 && len(n.deltas.list) == 0 && len(n.profiles.dirty) == 0
+}
+
+func (n *baseline) reset() {
+	n.open = map[bucketID]*bucket{}
+	n.due.items = nil
+	n.forced = never
+}
+
+func (n *baseline) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Page) {
+	fs = n.deltas.flush(fs, nil)
+	return fs, n.profiles.flushPages(ps, func(p *bucketProfile) bool { return p.known })
+}
+
+func (n *baseline) restore(p Page) error { return n.profiles.restore(p) }

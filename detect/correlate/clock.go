@@ -1,0 +1,297 @@
+package correlate
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/event"
+)
+
+// Never is a clock that has not started, always the time after which nothing comes.
+const (
+	never  = math.MinInt64
+	always = math.MaxInt64
+)
+
+// originHold is how long (of A) an origin that stopped renewing its progress
+// still holds settling back.
+const originHold = 2 * time.Hour
+
+// settle is how long after its event time a record of a type has arrived as a rule.
+func settle(t event.Type) time.Duration {
+	if t == event.TypeAPIGateway || t == event.TypeLambda {
+		return 3 * time.Minute
+	}
+	return 20 * time.Minute
+}
+
+// lateness bounds how long a record may take to arrive and still count with its
+// neighbours in event time.
+func lateness(t event.Type) time.Duration {
+	if t == event.TypeAPIGateway || t == event.TypeLambda {
+		return 15 * time.Minute
+	}
+	return 90 * time.Minute
+}
+
+var settledTypes = [...]event.Type{event.TypeAPIGateway, event.TypeLambda, event.TypeCloudTrail}
+
+// origin is a collector's promise for one log type, as read on each source.
+type origin struct {
+	name, typ string
+	through   []int64 // by index of source; never: not read there
+	renewed   int64   // A(s) at which a source last saw it advance
+}
+
+// source is what has been applied of one partition of vedette.logs.
+type source struct {
+	detect.Source
+	next  int64
+	clock int64
+	seen  map[string]int64
+}
+
+// clocks holds the vector, the append clocks and what follows from them. It is
+// what State encodes: nothing else decides when something is settled.
+type clocks struct {
+	want    int // sources that have to be heard before A moves
+	sources []source
+	current []int // indexes of the sources that count
+	index   map[detect.Source]int
+	origins []origin
+	byName  map[[2]string]int
+	hold    int64
+
+	a       int64 // A
+	settled map[event.Type]int64
+	finish  bool
+}
+
+func newClocks(want int) clocks {
+	return clocks{
+		want: want, index: map[detect.Source]int{}, byName: map[[2]string]int{}, hold: int64(originHold),
+		a: never, settled: map[event.Type]int64{},
+	}
+}
+
+func (c *clocks) source(id detect.Source) int {
+	if i, ok := c.index[id]; ok {
+		return i
+	}
+	c.index[id] = len(c.sources)
+	c.sources = append(c.sources, source{Source: id, clock: never, seen: map[string]int64{}})
+	c.current = current(c.sources)
+	return len(c.sources) - 1
+}
+
+func (c *clocks) next(id detect.Source) int64 {
+	if i, ok := c.index[id]; ok {
+		return c.sources[i].next
+	}
+	return 0
+}
+
+// take moves the vector and the clocks of a section's source.
+func (c *clocks) take(s *detect.Section) {
+	i := c.source(s.Source)
+	src := &c.sources[i]
+	src.next = s.To
+	src.clock = max(src.clock, s.Clock)
+	for _, n := range s.Seen {
+		if t, ok := src.seen[n.Type]; !ok || n.Time > t {
+			src.seen[n.Type] = n.Time
+		}
+	}
+	for _, p := range s.Progress {
+		o := c.origin(p.Origin, p.Type)
+		for len(o.through) <= i {
+			o.through = append(o.through, never)
+		}
+		if p.Through > o.through[i] {
+			o.through[i] = p.Through
+			o.renewed = max(o.renewed, src.clock)
+		}
+	}
+	c.update()
+}
+
+func (c *clocks) origin(name, typ string) *origin {
+	i, ok := c.byName[[2]string{name, typ}]
+	if !ok {
+		i = len(c.origins)
+		c.byName[[2]string{name, typ}] = i
+		c.origins = append(c.origins, origin{name: name, typ: typ, renewed: never})
+	}
+	return &c.origins[i]
+}
+
+// current gives the indexes of the sources that count: of each partition the
+// latest incarnation.
+func current(sources []source) []int {
+	latest := map[int32]int{}
+	for i, s := range sources {
+		if j, ok := latest[s.Partition]; !ok || s.Incarnation > sources[j].Incarnation {
+			latest[s.Partition] = i
+		}
+	}
+	return slices.Sorted(maps.Values(latest))
+}
+
+// update works out A and how far each log type is settled.
+func (c *clocks) update() {
+	c.a = never
+	if len(c.current) >= c.want {
+		c.a = always
+		for _, i := range c.current {
+			c.a = min(c.a, c.sources[i].clock)
+		}
+	}
+	if c.finish {
+		c.a = always
+	}
+	for _, t := range settledTypes {
+		c.settled[t] = c.settledType(t)
+	}
+}
+
+func (c *clocks) settledType(t event.Type) int64 {
+	if c.a == never || c.a == always {
+		return c.a
+	}
+	s := c.a - int64(settle(t))
+	for k := range c.origins {
+		o := &c.origins[k]
+		if o.typ != "" && o.typ != string(t) || o.renewed < c.a-c.hold {
+			continue
+		}
+		for _, i := range c.current {
+			if i >= len(o.through) {
+				return never // declared, but not on every source yet
+			}
+			s = min(s, o.through[i])
+		}
+	}
+	return s
+}
+
+// settledAll is how far all of the types are settled.
+func (c *clocks) settledAll(types []event.Type) int64 {
+	s := int64(always)
+	for _, t := range types {
+		s = min(s, c.settled[t])
+	}
+	return s
+}
+
+// newest is the greatest event time read of a log type.
+func (c *clocks) newest(t event.Type) int64 {
+	n := int64(never)
+	for i := range c.sources {
+		if s, ok := c.sources[i].seen[string(t)]; ok {
+			n = max(n, s)
+		}
+	}
+	return n
+}
+
+const formatState = 1
+
+// append encodes the vector and the clocks; equal ones have equal encodings.
+func (c *clocks) append(b []byte) []byte {
+	b = append(b, formatState)
+	order := make([]int, len(c.sources))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int {
+		a, b := c.sources[i].Source, c.sources[j].Source
+		return cmp.Or(cmp.Compare(a.Incarnation, b.Incarnation), cmp.Compare(a.Partition, b.Partition))
+	})
+	b = binary.AppendUvarint(b, uint64(len(order)))
+	for _, i := range order {
+		s := &c.sources[i]
+		b = binary.AppendUvarint(b, uint64(s.Incarnation))
+		b = binary.AppendUvarint(b, uint64(uint32(s.Partition)))
+		b = binary.AppendUvarint(b, uint64(s.next))
+		b = binary.AppendVarint(b, s.clock)
+		types := make([]string, 0, len(s.seen))
+		for t := range s.seen {
+			types = append(types, t)
+		}
+		slices.Sort(types)
+		b = binary.AppendUvarint(b, uint64(len(types)))
+		for _, t := range types {
+			b = detect.AppendKey(b, []byte(t))
+			b = binary.AppendVarint(b, s.seen[t])
+		}
+	}
+	os := slices.Clone(c.origins)
+	slices.SortFunc(os, func(a, b origin) int { return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.typ, b.typ)) })
+	b = binary.AppendUvarint(b, uint64(len(os)))
+	for _, o := range os {
+		b = detect.AppendKey(b, []byte(o.name))
+		b = detect.AppendKey(b, []byte(o.typ))
+		b = binary.AppendVarint(b, o.renewed)
+		for _, i := range order {
+			t := int64(never)
+			if i < len(o.through) {
+				t = o.through[i]
+			}
+			b = binary.AppendVarint(b, t)
+		}
+	}
+	return b
+}
+
+// decode replaces the vector and the clocks by what append wrote; nothing is an
+// empty vector.
+func (c *clocks) decode(b []byte) error {
+	fresh := newClocks(c.want)
+	fresh.hold = c.hold
+	if len(b) == 0 {
+		*c = fresh
+		return nil
+	}
+	r := reader{b: b}
+	if f := r.byte(); f != formatState {
+		return fmt.Errorf("state: unknown format %d", f)
+	}
+	n := r.count(5)
+	for range n {
+		id := detect.Source{Incarnation: uint32(r.uvarint()), Partition: int32(uint32(r.uvarint()))}
+		if _, ok := fresh.index[id]; ok {
+			r.fail()
+		}
+		s := &fresh.sources[fresh.source(id)]
+		s.next, s.clock = int64(r.uvarint()), r.varint()
+		for range r.count(2) {
+			s.seen[r.string()] = r.varint()
+		}
+		if r.err != nil {
+			break
+		}
+	}
+	for range r.count(3 + n) {
+		o := fresh.origin(r.string(), r.string())
+		o.renewed = r.varint()
+		o.through = make([]int64, n)
+		for i := range o.through {
+			o.through[i] = r.varint()
+		}
+	}
+	if r.err != nil || len(r.b) > 0 {
+		return errors.New("state: malformed")
+	}
+	// Whatever was not read on a source stands as never, which update takes for
+	// "not declared there yet".
+	fresh.update()
+	*c = fresh
+	return nil
+}

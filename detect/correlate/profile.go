@@ -1,0 +1,125 @@
+package correlate
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/vedette-sec/vedette/detect"
+)
+
+// The profiles of a rule are packed into 1 << pageBits pages by KeyHash. Stored
+// pages depend on it.
+const pageBits = 10
+
+const formatProfile = 1
+
+// profile is what was learned of a key.
+type profile interface {
+	append(b []byte) []byte
+}
+
+// profiles are what a rule learned, in memory whole, and the pages that changed.
+type profiles[P profile] struct {
+	*base
+	keys  keyTable
+	list  []P
+	pages map[uint32][]uint32 // page → slots
+	dirty map[uint32]bool
+	read  func(*reader) P
+}
+
+func newProfiles[P profile](b *base, read func(*reader) P) profiles[P] {
+	return profiles[P]{base: b, pages: map[uint32][]uint32{}, dirty: map[uint32]bool{}, read: read}
+}
+
+func (ps *profiles[P]) page(full []byte) uint32 {
+	_, key := ps.split(full)
+	return uint32(detect.KeyHash(ps.r.Version, key) >> (64 - pageBits))
+}
+
+// slot finds a key; if there is none it makes one with a profile made by fresh,
+// unless the bound is reached.
+func (ps *profiles[P]) slot(full []byte, fresh func() P) (uint32, bool) {
+	h := ps.hash(full)
+	if s, ok := ps.keys.find(h, full); ok {
+		return s, true
+	}
+	if fresh == nil || ps.keys.len() >= ps.e.opts.MaxKeys {
+		return 0, false
+	}
+	s := ps.keys.add(h, full)
+	ps.list = append(ps.list, fresh())
+	pg := ps.page(full)
+	ps.pages[pg] = append(ps.pages[pg], s)
+	return s, true
+}
+
+func (ps *profiles[P]) touch(slot uint32) { ps.dirty[ps.page(ps.keys.key(slot))] = true }
+
+// flushPages packs the pages that changed. Keys stand in them sorted, so that the
+// same profiles make the same page.
+func (ps *profiles[P]) flushPages(out []Page, keep func(P) bool) []Page {
+	numbers := make([]uint32, 0, len(ps.dirty))
+	for n := range ps.dirty {
+		numbers = append(numbers, n)
+	}
+	slices.Sort(numbers)
+	type item struct {
+		tenant string
+		key    []byte
+		slot   uint32
+	}
+	for _, n := range numbers {
+		var items []item
+		for _, s := range ps.pages[n] {
+			if keep(ps.list[s]) {
+				tenant, key := ps.split(ps.keys.key(s))
+				items = append(items, item{tenant, key, s})
+			}
+		}
+		slices.SortFunc(items, func(a, b item) int {
+			if c := slices.Compare([]byte(a.tenant), []byte(b.tenant)); c != 0 {
+				return c
+			}
+			return slices.Compare(a.key, b.key)
+		})
+		b := []byte{formatProfile}
+		b = binary.AppendUvarint(b, uint64(len(items)))
+		for _, it := range items {
+			b = detect.AppendKey(b, []byte(it.tenant))
+			b = detect.AppendKey(b, it.key)
+			b = ps.list[it.slot].append(b)
+		}
+		out = append(out, Page{RuleVersion: ps.r.Version, Number: n, Data: b})
+	}
+	clear(ps.dirty)
+	return out
+}
+
+func (ps *profiles[P]) restore(p Page) error {
+	r := reader{b: p.Data}
+	if f := r.byte(); f != formatProfile {
+		return fmt.Errorf("unknown format %d", f)
+	}
+	for range r.count(3) {
+		tenant, key := r.string(), r.string()
+		prof := ps.read(&r)
+		if r.err != nil {
+			break
+		}
+		full := ps.fullKey(tenant, []byte(key))
+		s, ok := ps.slot(full, func() P { return prof })
+		if !ok {
+			continue // past the bound on keys, which was lowered
+		}
+		ps.list[s] = prof
+	}
+	if r.err != nil {
+		return r.err
+	}
+	if len(r.b) > 0 {
+		return errMalformed
+	}
+	return nil
+}

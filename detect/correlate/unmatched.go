@@ -1,0 +1,274 @@
+package correlate
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/event"
+)
+
+// unmatched is the state of vedette.unmatched: the left events of each join value
+// (ref 0), and the right ones that may be their partners.
+//
+// A left event at t is judged once the right side is settled beyond t + timespan
+// and the left beyond t, in order of (time, id): it takes the earliest right event
+// in [t − before, t + timespan] that no left before it took. If there is none it
+// fires, rolled up by the key in its label. If the right side's newest event is
+// older than t, or it has not settled after hold, the verdict is unknown instead,
+// and goes to one finding a tile with an empty key: a gap in what can be seen, not
+// a list of suspects.
+type unmatched struct {
+	*base
+	before, after int64
+	left, right   []event.Type
+	stale         []event.Type // right types whose newest event is asked for
+	retain        int64        // of event time that a judged event stays, for deliveries to come
+	hold          int64
+	forced        int64
+	tab           map[string]*joinValue
+	due           heap[*joinEvent] // left, by time
+	expire        heap[*joinEvent] // all, by time
+}
+
+// joinValue is the events of one join value, each side sorted.
+type joinValue struct{ left, right []*joinEvent }
+
+// maxJoin bounds the events of one side of a join value: past it nothing can be
+// said about it.
+const maxJoin = 4096
+
+type joinEvent struct {
+	detect.Evidence
+	full   string
+	rollup string
+	stamp  int64
+	until  int64 // event time at which it may go
+	isLeft bool
+	done   bool // judged, or taken by a left event
+}
+
+func newUnmatched(b *base) *unmatched {
+	n := &unmatched{
+		base: b, before: int64(b.c.Before), after: int64(b.c.Timespan), forced: never,
+		left: b.types, right: b.types, tab: map[string]*joinValue{},
+	}
+	if len(b.c.Rules) > 1 {
+		n.left, n.right = typesOf(b.c.Rules[:1]), typesOf(b.c.Rules[1:])
+		for _, r := range b.c.Rules[1:] {
+			if route, reason := r.Logsource.Route(); reason == "" && route.Type != "" && !slices.Contains(n.stale, route.Type) {
+				n.stale = append(n.stale, route.Type)
+			}
+		}
+	}
+	n.hold = int64(cmp.Or(b.c.Hold, originHold))
+	n.retain = n.before + n.after + b.late
+	b.keep = time.Duration(n.retain + n.hold)
+	byTime := func(a, b *joinEvent) bool { return detect.CompareEvidence(a.Evidence, b.Evidence) < 0 }
+	n.due.less = byTime
+	n.expire.less = func(a, b *joinEvent) bool { return a.until < b.until }
+	return n
+}
+
+func (n *unmatched) apply(g *detect.Group, next int64) {
+	full := string(n.fullKey(g.Tenant, g.Key))
+	v := n.tab[full]
+	for i := range g.Obs {
+		o := &g.Obs[i]
+		if o.Offset < next {
+			continue
+		}
+		n.e.stats.Observations++
+		if v == nil {
+			if len(n.tab) >= n.e.opts.MaxKeys {
+				n.fold(g.Tenant, o)
+				continue
+			}
+			v = &joinValue{}
+			n.tab[full] = v
+		}
+		ev := &joinEvent{
+			Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
+			full:     full, stamp: o.Stamp, isLeft: o.Ref == 0, until: o.Time + n.retain,
+		}
+		side := &v.right
+		if ev.isLeft {
+			side = &v.left
+			ev.rollup = strings.Clone(o.Label)
+		}
+		at, _ := slices.BinarySearchFunc(*side, ev, compareEvents)
+		if at < len(*side) && (*side)[at].Time == ev.Time && (*side)[at].IDHash == ev.IDHash {
+			n.e.stats.Duplicates++
+			if old := (*side)[at]; detect.ComparePointer(ev.Pointer, old.Pointer) < 0 {
+				old.Pointer = ev.Pointer
+			}
+			continue
+		}
+		if len(*side) >= maxJoin {
+			n.fold(g.Tenant, o)
+			continue
+		}
+		*side = slices.Insert(*side, at, ev)
+		n.expire.push(ev)
+		if ev.isLeft {
+			n.due.push(ev)
+		}
+	}
+}
+
+// compareEvents ignores pointers: they may change while an event is held.
+func compareEvents(a, b *joinEvent) int {
+	return cmp.Or(cmp.Compare(a.Time, b.Time), cmp.Compare(a.IDHash, b.IDHash))
+}
+
+// fold gives up on an event past a bound: of a left one nothing can be said.
+func (n *unmatched) fold(tenant string, o *detect.Observation) {
+	n.e.stats.Folded++
+	if o.Ref != 0 || n.e.silent {
+		return
+	}
+	n.emit(tenant, nil, detect.VerdictUnknown, "bound", detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash})
+}
+
+func (n *unmatched) advance() {
+	c := &n.e.c
+	s := min(sub(c.settledAll(n.right), n.after), c.settledAll(n.left))
+	for n.due.len() > 0 && s != never && (n.due.top().Time < s || s == always) {
+		if ev := n.due.pop(); !ev.done {
+			n.judge(ev, true)
+		}
+	}
+	if c.a != never && c.a != always {
+		if at := floorDiv(c.a, int64(time.Minute)); at != n.forced {
+			n.forced = at
+			n.force(at*int64(time.Minute) - n.hold)
+		}
+	}
+	for n.expire.len() > 0 && s != never && n.expire.top().until < s {
+		n.remove(n.expire.pop())
+	}
+}
+
+// force judges left events appended by the time given, which waited too long, and
+// lets go of right ones that none can be waiting for.
+func (n *unmatched) force(stamp int64) {
+	var old []*joinEvent
+	for _, ev := range n.due.items {
+		if !ev.done && ev.stamp <= stamp {
+			old = append(old, ev)
+		}
+	}
+	slices.SortFunc(old, compareEvents)
+	for _, ev := range old {
+		n.e.stats.Forced++
+		n.judge(ev, false)
+	}
+	if len(old) > 0 {
+		items := slices.DeleteFunc(n.due.items, func(ev *joinEvent) bool { return ev.done })
+		n.due.items = nil
+		for _, ev := range items {
+			n.due.push(ev)
+		}
+	}
+	gone := 0
+	for _, ev := range n.expire.items {
+		if ev.stamp <= stamp-n.retain {
+			gone++
+			n.remove(ev)
+		}
+	}
+	if gone > 0 {
+		items := slices.DeleteFunc(n.expire.items, func(ev *joinEvent) bool { return ev.stamp <= stamp-n.retain })
+		n.expire.items = nil
+		for _, ev := range items {
+			n.expire.push(ev)
+		}
+	}
+}
+
+// remove forgets an event.
+func (n *unmatched) remove(ev *joinEvent) {
+	v := n.tab[ev.full]
+	side := &v.right
+	if ev.isLeft {
+		side = &v.left
+	}
+	if at, ok := slices.BinarySearchFunc(*side, ev, compareEvents); ok {
+		*side = slices.Delete(*side, at, at+1)
+	}
+	if len(v.left)+len(v.right) == 0 {
+		delete(n.tab, ev.full)
+	}
+}
+
+// judge pairs a left event, or says that it has no partner.
+func (n *unmatched) judge(ev *joinEvent, settled bool) {
+	ev.done = true
+	right := n.tab[ev.full].right
+	at, _ := slices.BinarySearchFunc(right, ev.Time-n.before, func(e *joinEvent, t int64) int { return cmp.Compare(e.Time, t) })
+	for ; at < len(right) && right[at].Time <= ev.Time+n.after; at++ {
+		if !right[at].done {
+			right[at].done = true
+			return
+		}
+	}
+	if n.e.silent {
+		return
+	}
+	tenant, _ := n.split([]byte(ev.full))
+	switch {
+	case !settled:
+		n.emit(tenant, nil, detect.VerdictUnknown, "unsettled", ev.Evidence)
+	case n.isStale(ev.Time):
+		n.emit(tenant, nil, detect.VerdictUnknown, "stale", ev.Evidence)
+	default:
+		n.emit(tenant, []byte(ev.rollup), detect.VerdictBypass, "", ev.Evidence)
+	}
+}
+
+// isStale reports whether a log type of the right side has nothing as new as t.
+func (n *unmatched) isStale(t int64) bool {
+	for _, y := range n.stale {
+		if n.e.c.newest(y) < t {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *unmatched) emit(tenant string, key []byte, verdict, reason string, ev detect.Evidence) {
+	pane := max(minPane, n.after/panesPerWindow)
+	d := n.get(n.fullKey(tenant, key), tile(ev.Time, pane, n.c.Timespan))
+	b := appendField([]byte(`{"without":1`), "before", n.c.Before.String())
+	b = appendField(b, "after", n.c.Timespan.String())
+	b = appendField(b, "verdict", verdict)
+	if reason != "" {
+		b = appendField(b, "reason", reason)
+	}
+	d.Add(detect.Finding{
+		Count: 1, Peak: 1, First: ev.Time, Last: ev.Time, Verdict: verdict,
+		Detail: string(b), Evidence: []detect.Evidence{ev},
+	}, n.deltas.limit)
+}
+
+// horizon reaches back to whatever took a partner that an event still waiting, or
+// still held against a further delivery, might take otherwise.
+func (n *unmatched) horizon(a int64) int64 {
+	return sub(a, n.hold+2*n.retain+int64(20*time.Minute)+int64(2*time.Minute))
+}
+
+func (n *unmatched) idle() bool { return len(n.tab) == 0 && len(n.deltas.list) == 0 }
+
+func (n *unmatched) reset() {
+	n.tab = map[string]*joinValue{}
+	n.due.items, n.expire.items = nil, nil
+	n.forced = never
+}
+
+func (n *unmatched) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Page) {
+	return n.deltas.flush(fs, nil), ps
+}
+
+func (n *unmatched) restore(Page) error { return errMalformed }

@@ -1,0 +1,392 @@
+package correlate
+
+import (
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/detect/rule"
+)
+
+// panesPerWindow divides a window; a pane is at least minPane.
+const (
+	panesPerWindow = 60
+	minPane        = int64(time.Second)
+)
+
+// windowed is the state of event_count, value_count, temporal and
+// temporal_ordered: they differ in what they measure over a window.
+type windowed struct {
+	*base
+	op      rule.Op
+	value   float64
+	pane    int64
+	m       int // panes of a window
+	gen     int64
+	salt    uint64
+	labels  bool // value_count
+	byRef   bool // temporal: an event counts for each ref
+	ordered bool
+	all     uint64 // bits of all refs, for temporal
+	settled bool   // fires when settled, not at once
+	due     heap[dueJudge]
+	tables  []*table // few: two, and what sources ahead of A bring
+
+	touched []touch
+	// Scratch of evaluate, by pane of the 2m−1 around the one touched.
+	counts []int64
+	mask   []uint64
+	recs   [][3]*pane
+	in     [3]*table
+	win    []float64
+	best   []float64
+	pairs  []labelAt
+	events []orderedEvent
+}
+
+// touch is a pane that has new events.
+type touch struct {
+	t     *table
+	slot  uint32
+	q     int64
+	fresh bool // it may change what a window measures
+}
+
+// dueJudge is a pane that is judged once every window over it is settled.
+type dueJudge struct {
+	q    int64
+	gen  int64
+	slot uint32
+}
+
+func newWindowed(b *base) (*windowed, error) {
+	w := &windowed{base: b, op: b.c.Op, value: b.c.Value}
+	w.pane = max(minPane, (int64(b.c.Timespan)+panesPerWindow-1)/panesPerWindow)
+	w.m = int((int64(b.c.Timespan) + w.pane - 1) / w.pane)
+	w.salt = maphash.String(b.seed, "salt")
+	switch b.c.Type {
+	case rule.ValueCount:
+		w.labels = true
+	case rule.Temporal, rule.TemporalOrdered:
+		if n := len(b.c.Rules); n > 64 {
+			return nil, fmt.Errorf("%s of %d rules: at most 64 are supported", b.c.Type, n)
+		}
+		w.byRef, w.ordered = true, b.c.Type == rule.TemporalOrdered
+		w.all = 1<<len(b.c.Rules) - 1
+		w.op, w.value = rule.OpGTE, float64(len(b.c.Rules))
+	}
+	switch w.op {
+	case rule.OpGT, rule.OpGTE:
+	case rule.OpLT, rule.OpLTE, rule.OpEQ, rule.OpNEQ:
+		w.settled = true
+		b.keep += originHold // what waits to settle has to be kept meanwhile
+	default:
+		return nil, fmt.Errorf("operator %q is not supported", w.op)
+	}
+	w.due.less = func(a, b dueJudge) bool { return a.q < b.q }
+	w.gen = int64(b.keep)
+	n := 2*w.m - 1
+	w.counts, w.mask, w.recs = make([]int64, n), make([]uint64, n), make([][3]*pane, n)
+	w.win, w.best = make([]float64, w.m), make([]float64, n)
+	return w, nil
+}
+
+// disc tells observations of one event apart: by label where labels are counted,
+// by ref where each rule counts.
+func (w *windowed) disc(o *detect.Observation, aux uint64) uint64 {
+	if w.byRef {
+		return uint64(o.Ref)
+	}
+	return aux
+}
+
+func (w *windowed) discOf(e *entry) uint64 {
+	if w.byRef {
+		return uint64(e.ref)
+	}
+	return e.aux
+}
+
+// cursor is a key in the three generations that an observation sees.
+type cursor struct {
+	gen  int64
+	full []byte
+	hash uint64
+	t    [3]*table // before, own, after
+	slot [3]uint32 // 1 + slot
+}
+
+func (w *windowed) table(gen int64) *table {
+	for _, t := range w.tables {
+		if t.gen == gen {
+			return t
+		}
+	}
+	return nil
+}
+
+func (w *windowed) seek(c *cursor, gen int64) {
+	c.gen = gen
+	for i := range c.t {
+		c.slot[i] = 0
+		if c.t[i] = w.table(gen + int64(i) - 1); c.t[i] != nil {
+			if s, ok := c.t[i].keys.find(c.hash, c.full); ok {
+				c.slot[i] = s + 1
+			}
+		}
+	}
+	if c.t[1] == nil {
+		c.t[1] = &table{gen: gen}
+		w.tables = append(w.tables, c.t[1])
+	}
+}
+
+func (w *windowed) apply(g *detect.Group, next int64) {
+	full := slices.Clone(w.fullKey(g.Tenant, g.Key))
+	c := cursor{gen: never, full: full, hash: w.hash(full)}
+	w.touched = w.touched[:0]
+	for i := range g.Obs {
+		o := &g.Obs[i]
+		if o.Offset < next {
+			continue
+		}
+		w.e.stats.Observations++
+		if gen := w.generation(o.Stamp); gen != c.gen {
+			w.seek(&c, gen)
+		}
+		if c.slot[1] == 0 && c.t[1].keys.len() >= w.e.opts.MaxKeys {
+			w.e.stats.Folded++
+			other := slices.Clone(w.other(g.Tenant))
+			oc := cursor{full: other, hash: w.hash(other)}
+			w.seek(&oc, c.gen)
+			w.observe(&oc, o)
+			continue
+		}
+		w.observe(&c, o)
+	}
+	if !w.settled {
+		for _, t := range w.touched {
+			w.evaluate(t)
+		}
+	}
+}
+
+// generation is that of the stamp. One older than what is held can only come of a
+// stamp that runs backwards; it counts with the oldest.
+func (w *windowed) generation(stamp int64) int64 {
+	gen := floorDiv(stamp, w.gen)
+	if w.e.c.a != never && w.e.c.a != always {
+		gen = max(gen, floorDiv(w.e.c.a, w.gen)-1)
+	}
+	return gen
+}
+
+// observe adds one observation to the key's pane unless the event is there.
+func (w *windowed) observe(c *cursor, o *detect.Observation) {
+	q := floorDiv(o.Time, w.pane)
+	var aux uint64
+	if w.labels {
+		aux = maphash.String(w.seed, o.Label)
+	}
+	src := w.e.c.index[o.Source]
+	disc := w.disc(o, aux)
+	echo := false
+	for i, t := range c.t {
+		if c.slot[i] == 0 {
+			continue
+		}
+		p := t.pane(c.slot[i]-1, q)
+		if p == nil {
+			continue
+		}
+		if e := w.find(t, c.slot[i]-1, p, o, disc); e != nil {
+			w.e.stats.Duplicates++
+			w.again(c.full, p, e, o, src)
+			return
+		}
+		if w.byRef && !echo {
+			echo = w.echoes(t, c.slot[i]-1, p, o)
+		}
+	}
+	t := c.t[1]
+	if c.slot[1] == 0 {
+		c.slot[1] = t.slot(c.hash, c.full) + 1
+	}
+	slot := c.slot[1] - 1
+	p, made := t.makePane(slot, q)
+	fresh := true
+	switch {
+	case w.labels:
+		fresh = !w.hasLabel(t, slot, p, aux)
+	case w.byRef && !w.ordered:
+		fresh = p.refs&(1<<o.Ref) == 0
+	}
+	if made && w.settled {
+		w.due.push(dueJudge{q: q, gen: t.gen, slot: slot})
+	}
+	w.insert(t, slot, p, o, src, aux, echo)
+	if n := len(w.touched); n > 0 && w.touched[n-1].t == t && w.touched[n-1].slot == slot && w.touched[n-1].q == q {
+		w.touched[n-1].fresh = w.touched[n-1].fresh || fresh
+		return
+	}
+	w.touched = append(w.touched, touch{t, slot, q, fresh})
+}
+
+// echoes reports whether the event is in the pane under another ref.
+func (w *windowed) echoes(t *table, slot uint32, p *pane, o *detect.Observation) bool {
+	for refs, r := p.refs, uint64(0); refs != 0; refs, r = refs>>1, r+1 {
+		if refs&1 != 0 && w.find(t, slot, p, o, r) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// again takes the least pointer of those that deliver an event, so that evidence
+// does not depend on which came first.
+func (w *windowed) again(full []byte, p *pane, e *entry, o *detect.Observation, src int) {
+	if detect.ComparePointer(o.Pointer, w.pointer(e)) >= 0 {
+		return
+	}
+	e.offset, e.crc, e.src = o.Offset, o.CRC, uint16(src)
+	if p.hot && !w.e.silent {
+		d := w.get(full, w.tile(p.q))
+		d.First, d.Last = min(d.First, e.time), max(d.Last, e.time)
+		d.point(w.evidence(e), w.deltas.limit)
+	}
+}
+
+func (w *windowed) pointer(e *entry) detect.Pointer {
+	return detect.Pointer{Source: w.e.c.sources[e.src].Source, Offset: e.offset, CRC: e.crc}
+}
+
+func (w *windowed) evidence(e *entry) detect.Evidence {
+	return detect.Evidence{Pointer: w.pointer(e), Time: e.time, IDHash: e.id}
+}
+
+func (w *windowed) tile(q int64) int64 { return tile(q*w.pane, w.pane, w.c.Timespan) }
+
+// delta is the finding of a pane's tile; nil while rebuilding.
+func (w *windowed) delta(full []byte, q int64) *delta {
+	if w.e.silent {
+		return nil
+	}
+	return w.get(full, w.tile(q))
+}
+
+// fire makes a pane hot and counts what is new in it into d.
+func (w *windowed) fire(t *table, p *pane, d *delta, peak float64) {
+	p.hot = true
+	if d != nil {
+		d.Peak = max(d.Peak, peak)
+		at := t.entries.at(p.head - 1).time // any event of the pane: all are counted in the end
+		d.First, d.Last = min(d.First, at), max(d.Last, at)
+		if p.done < p.n {
+			w.count(t, p, d)
+		}
+		if p.over != 0 {
+			s := t.over[p.over-1]
+			d.Count += int64(s.count - s.done)
+			d.Last = max(d.Last, s.last)
+			d.estimated = true
+		}
+	}
+	p.done = p.n
+	if p.over != 0 {
+		s := t.over[p.over-1]
+		s.done = s.count
+	}
+}
+
+// count counts a pane's entries that no finding has counted: the latest ones.
+func (w *windowed) count(t *table, p *pane, d *delta) {
+	for i, n := p.head, p.n-p.done; n > 0; n-- {
+		e := t.entries.at(i - 1)
+		if !e.echo {
+			d.see(w.evidence(e), w.deltas.limit)
+		}
+		i = e.next
+	}
+}
+
+func (w *windowed) advance() {
+	c := &w.e.c
+	if w.settled {
+		s := c.settledAll(w.types)
+		for w.due.len() > 0 && s != never && (w.due.top().q+int64(w.m))*w.pane <= s {
+			w.judge(w.due.pop())
+		}
+	}
+	if c.a == never {
+		return
+	}
+	oldest := int64(always)
+	if c.a != always {
+		oldest = floorDiv(c.a, w.gen) - 1
+	}
+	w.tables = slices.DeleteFunc(w.tables, func(t *table) bool { return t.gen < oldest })
+}
+
+func (w *windowed) horizon(a int64) int64 {
+	if a == always {
+		return always
+	}
+	return (floorDiv(a, w.gen) - 2) * w.gen
+}
+
+func (w *windowed) idle() bool { return len(w.tables) == 0 && len(w.deltas.list) == 0 }
+
+func (w *windowed) reset() {
+	w.tables, w.touched = nil, nil
+	w.due.items = nil
+}
+
+func (w *windowed) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Page) {
+	return w.deltas.flush(fs, w.detail), ps
+}
+
+func (w *windowed) restore(Page) error {
+	return fmt.Errorf("%s keeps no profiles", w.c.Type)
+}
+
+// detail explains the peak.
+func (w *windowed) detail(d *delta) string {
+	b := []byte(`{"`)
+	b = append(b, map[rule.CorrelationType]string{
+		rule.EventCount: "count", rule.ValueCount: "distinct", rule.Temporal: "rules", rule.TemporalOrdered: "rules",
+	}[w.c.Type]...)
+	b = append(b, `":`...)
+	b = strconv.AppendFloat(b, d.Peak, 'f', -1, 64)
+	if w.labels {
+		b = appendField(b, "field", w.c.Field)
+	}
+	if w.settled || w.op == rule.OpGT {
+		b = appendField(b, "op", string(w.op))
+	}
+	b = append(b, `,"threshold":`...)
+	b = strconv.AppendFloat(b, w.value, 'f', -1, 64)
+	b = appendField(b, "window", w.c.Timespan.String())
+	if d.estimated {
+		b = append(b, `,"estimated":true`...)
+	}
+	if _, other := w.split(w.other(d.Tenant)); string(other) == string(d.Key) {
+		b = append(b, `,"folded":true`...)
+	}
+	return string(append(b, '}'))
+}
+
+// appendField appends a further member to a JSON object.
+func appendField(b []byte, name, value string) []byte {
+	v, err := json.Marshal(value)
+	if err != nil { // a string always marshals
+		v = []byte(`""`)
+	}
+	b = append(b, `,"`...)
+	b = append(b, name...)
+	b = append(b, `":`...)
+	return append(b, v...)
+}
