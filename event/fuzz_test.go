@@ -378,13 +378,11 @@ func FuzzTime(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		want, err := time.Parse(time.RFC3339Nano, s)
+		var want time.Time
+		err := want.UnmarshalText([]byte(s)) // strict, unlike time.Parse
 		got, ok := parseTime([]byte(s))
-		if err != nil || want.Year() < minYear+1 || want.Year() > maxYear-1 {
-			return // more is accepted than RFC 3339, fewer years
-		}
-		if s[13] != ':' || strings.Contains(s, ",") {
-			return // package time takes an hour of one digit
+		if err != nil || want.Year() <= minYear || want.Year() >= maxYear {
+			return // more is accepted than RFC 3339, and fewer years
 		}
 		if !ok || got != want.UnixNano() {
 			t.Fatalf("%q: %d, %t; want %d", s, got, ok, want.UnixNano())

@@ -131,7 +131,7 @@ func zone(b []byte) (int64, bool) {
 	}
 	h, ok1 := digits2(b[1], b[2])
 	m, ok2 := digits2(b[len(b)-2], b[len(b)-1])
-	if !ok1 || !ok2 || h > 24 || m > 59 {
+	if !ok1 || !ok2 || h > 23 || m > 59 {
 		return 0, false
 	}
 	s := int64(h*3600 + m*60)
