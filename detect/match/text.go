@@ -136,12 +136,9 @@ func parseNum(b []byte) (num, bool) {
 	if !isFraction(digits[i:]) || len(b) > maxNumber {
 		return num{}, false
 	}
+	// Out of range is still a number: the infinity that comes with the error.
 	f, err := strconv.ParseFloat(string(b), 64)
-	if err != nil && (f == 0 || math.IsInf(f, 0)) {
-		// Out of range is still a number: beyond all others.
-		return num{f: f}, math.IsInf(f, 0)
-	}
-	return num{f: f}, err == nil
+	return num{f: f}, err == nil || math.IsInf(f, 0)
 }
 
 // maxNumber is the longest text that is read as a number.

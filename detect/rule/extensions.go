@@ -187,6 +187,6 @@ func (c *Correlation) baselineSummary() string {
 		what = "the ratio of " + titles(c.Rules[:1], "") + " to " + titles(c.Rules[1:], "")
 	}
 	f := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
-	return fmt.Sprintf("%s in %s with %d or more events above %s × the learned median, %s deviations over it and %s",
+	return fmt.Sprintf("%s over %s, of %d or more events, above each of %s × the learned median, that median plus %s deviations, and %s",
 		what, shortDuration(c.Timespan), c.MinVolume, f(c.Factor), f(c.Deviations), f(c.Floor))
 }

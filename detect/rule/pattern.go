@@ -51,22 +51,20 @@ func parseField(key string, line int) (string, modifiers, error) {
 			if !strings.Contains(m.flags, name) {
 				m.flags += name
 			}
-		case "base64", "base64offset", "wide", "utf16le", "utf16be", "utf16":
+		case "windash", "base64", "base64offset", "wide", "utf16le", "utf16be", "utf16":
 			if m.kind != "" {
 				return fail("modifier %s has to stand before %s", name, m.kind)
 			}
 			m.encoders = append(m.encoders, name)
 		case "expand":
 			return fail("modifier expand: placeholders are not supported; write the values out")
-		case "windash":
-			return fail("modifier windash is not supported; list the spellings as values")
 		case "minute", "hour", "day", "week", "month", "year":
 			return fail("time modifier %s is not supported", name)
 		case "":
 			return fail("modifier %d is empty", i+1)
 		default:
 			return fail("unknown modifier %q; known are contains, startswith, endswith, all, re (i, m, s), cidr, "+
-				"exists, cased, neq, lt, lte, gt, gte, fieldref, base64, base64offset, wide, utf16le, utf16be, utf16", name)
+				"exists, cased, neq, lt, lte, gt, gte, fieldref, windash, base64, base64offset, wide, utf16le, utf16be, utf16", name)
 		}
 	}
 	if msg := m.conflict(); msg != "" {
@@ -104,6 +102,10 @@ func (m *modifiers) conflict() string {
 	}
 	for i, e := range m.encoders {
 		switch e {
+		case "windash":
+			if i > 0 {
+				return "windash has to stand before " + m.encoders[0]
+			}
 		case "base64offset":
 			if m.kind != "contains" {
 				return "base64offset finds a part of an encoded text, so it has to be followed by contains"
@@ -117,7 +119,7 @@ func (m *modifiers) conflict() string {
 			if i == len(m.encoders)-1 {
 				return e + " yields bytes that no text holds; it has to be followed by base64 or base64offset"
 			}
-			if i > 0 {
+			if i > 0 && m.encoders[i-1] != "windash" {
 				return e + " does not follow another encoding"
 			}
 		}
@@ -223,39 +225,97 @@ func cidr(n *yaml.Node, what string) ([]Pattern, error) {
 	return []Pattern{{Kind: CIDR, Text: p.Masked().String()}}, nil
 }
 
-// encoded applies base64 and the UTF-16 encodings to a plain value.
+// encoded applies windash, base64 and the UTF-16 encodings to a value.
 func (m *modifiers) encoded(n *yaml.Node, what string) ([]Pattern, error) {
-	glob := parseWildcards(n.Value)
-	if strings.IndexByte(glob, AnyText) >= 0 || strings.IndexByte(glob, AnyRune) >= 0 {
-		return nil, at(n, "%s: a value to be encoded may not hold wildcards; escape them with \\", what)
+	globs, encoders := []string{parseWildcards(n.Value)}, m.encoders
+	if encoders[0] == "windash" {
+		encoders = encoders[1:]
+		if globs = dashes(globs[0]); globs == nil {
+			return nil, at(n, "%s: the value has too many dashes for windash, at most %d are supported", what, maxDashes)
+		}
 	}
-	data := []byte(glob)
 	var ps []Pattern
-	add := func(s string) { ps = append(ps, textPattern(m.wild(s), m.cased)) }
-	for _, e := range m.encoders {
+	for _, glob := range globs {
+		texts := []string{glob}
+		if len(encoders) > 0 {
+			if strings.IndexByte(glob, AnyText) >= 0 || strings.IndexByte(glob, AnyRune) >= 0 {
+				return nil, at(n, "%s: a value to be encoded may not hold wildcards; escape them with \\", what)
+			}
+			if texts = encode(glob, encoders); texts == nil {
+				return nil, at(n, "%s: the value is too short to be found within base64", what)
+			}
+		}
+		for _, t := range texts {
+			ps = append(ps, textPattern(m.wild(t), m.cased))
+		}
+	}
+	return ps, nil
+}
+
+// encode applies the encodings in order; base64offset gives a text for each
+// place in a block of three bytes where the value may begin.
+func encode(value string, encoders []string) []string {
+	data := []byte(value)
+	var texts []string
+	for _, e := range encoders {
 		switch e {
 		case "wide", "utf16le":
-			data = encodeUTF16(glob, false, false)
+			data = encodeUTF16(value, false, false)
 		case "utf16be":
-			data = encodeUTF16(glob, true, false)
+			data = encodeUTF16(value, true, false)
 		case "utf16":
-			data = encodeUTF16(glob, false, true)
+			data = encodeUTF16(value, false, true)
 		case "base64":
-			add(base64.StdEncoding.EncodeToString(data))
+			texts = append(texts, base64.StdEncoding.EncodeToString(data))
 		case "base64offset":
-			// Of the four-character blocks, those that the neighbours also shape are cut off.
+			// Of the blocks of four characters, those that the neighbours also shape are cut off.
 			starts, ends := [3]int{0, 2, 3}, [3]int{0, 3, 2}
 			for i := range 3 {
 				s := base64.StdEncoding.EncodeToString(append(make([]byte, i), data...))
 				from, to := starts[i], len(s)-ends[(len(data)+i)%3]
 				if from >= to {
-					return nil, at(n, "%s: the value is too short to be found within base64", what)
+					return nil
 				}
-				add(s[from:to])
+				texts = append(texts, s[from:to])
 			}
 		}
 	}
-	return ps, nil
+	return texts
+}
+
+// maxDashes bounds what windash expands: five spellings for each dash.
+const maxDashes = 3
+
+// dashes are all spellings of a value whose words may begin with any of the
+// dashes that Windows programs take; nil if there are too many.
+func dashes(glob string) []string {
+	spellings := [...]string{"-", "/", "–", "—", "―"}
+	all := []string{""}
+	found := 0
+	for i := range len(glob) {
+		c := glob[i]
+		if c != '-' && c != '/' || i > 0 && isWord(glob[i-1]) || i+1 == len(glob) || !isWord(glob[i+1]) {
+			for j := range all {
+				all[j] += glob[i : i+1]
+			}
+			continue
+		}
+		if found++; found > maxDashes {
+			return nil
+		}
+		longer := make([]string, 0, len(all)*len(spellings))
+		for _, s := range all {
+			for _, d := range spellings {
+				longer = append(longer, s+d)
+			}
+		}
+		all = longer
+	}
+	return all
+}
+
+func isWord(c byte) bool {
+	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
 
 func encodeUTF16(s string, bigEndian, mark bool) []byte {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -173,25 +174,27 @@ func (rs *resolver) find(ref reference, from *document) (*document, error) {
 // names checks that aliases and joins speak of the correlation's own rules.
 func (rs *resolver) names(d *document) error {
 	c := d.rule.Correlation
-	check := func(what, name string) error {
-		for _, r := range c.Rules {
-			if r.isCalled(name) {
-				return nil
+	check := func(what string, names []string) error {
+		named := map[*Rule]string{}
+		for _, name := range names {
+			i := slices.IndexFunc(c.Rules, func(r *Rule) bool { return r.isCalled(name) })
+			if i < 0 {
+				return atLine(d.line, "%s: %q is none of the correlation's rules", what, name)
 			}
+			if other, ok := named[c.Rules[i]]; ok {
+				return atLine(d.line, "%s: %q and %q are the same rule", what, other, name)
+			}
+			named[c.Rules[i]] = name
 		}
-		return atLine(d.line, "%s: %q is none of the correlation's rules", what, name)
+		return nil
 	}
 	for _, alias := range sortedKeys(c.Aliases) {
-		for _, name := range sortedKeys(c.Aliases[alias]) {
-			if err := check("aliases: "+alias, name); err != nil {
-				return err
-			}
-		}
-	}
-	for _, name := range sortedKeys(c.Join) {
-		if err := check("join", name); err != nil {
+		if err := check("aliases: "+alias, sortedKeys(c.Aliases[alias])); err != nil {
 			return err
 		}
+	}
+	if err := check("join", sortedKeys(c.Join)); err != nil {
+		return err
 	}
 	if c.Type == Unmatched {
 		for i, r := range c.Rules {

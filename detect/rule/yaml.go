@@ -47,21 +47,17 @@ func documents(content []byte) ([]*yaml.Node, error) {
 	}
 }
 
-// yamlError finds the line in a message of the YAML library.
+// yamlError takes line and message out of an error of the YAML library.
 func yamlError(err error) error {
-	msg := strings.TrimPrefix(err.Error(), "yaml: ")
-	line := 1
-	if i := strings.Index(msg, "line "); i >= 0 {
-		digits := msg[i+len("line "):]
-		end := 0
-		for end < len(digits) && digits[end] >= '0' && digits[end] <= '9' {
-			end++
-		}
-		if n, err := strconv.Atoi(digits[:end]); err == nil {
-			line = n
-		}
+	var load *yaml.LoadError
+	if !errors.As(err, &load) {
+		return atLine(1, "not valid YAML: %v", err)
 	}
-	return atLine(line, "not valid YAML: %s", msg)
+	msg := load.Message
+	if load.ContextMsg != "" {
+		msg = load.ContextMsg + ": " + msg
+	}
+	return atLine(max(load.Mark.Line, 1), "not valid YAML: %s", msg)
 }
 
 func isNull(n *yaml.Node) bool {
