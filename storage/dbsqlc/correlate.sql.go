@@ -95,6 +95,71 @@ func (q *Queries) DropMarks(ctx context.Context, arg DropMarksParams) error {
 	return err
 }
 
+const findingsAfter = `-- name: FindingsAfter :many
+SELECT f.tenant, f.id, f.rule_version, f.key, f.tile, f.merge, f.count, f.peak, f.first_time, f.last_time,
+    f.detail, f.verdict, f.evidence
+FROM finding f
+WHERE (f.tenant, f.id) > ($1::text, $2::bytea)
+ORDER BY f.tenant, f.id
+LIMIT $3
+`
+
+type FindingsAfterParams struct {
+	Tenant   string
+	ID       []byte
+	PageSize int32
+}
+
+type FindingsAfterRow struct {
+	Tenant      string
+	ID          []byte
+	RuleVersion string
+	Key         []byte
+	Tile        int64
+	Merge       int16
+	Count       int64
+	Peak        float64
+	FirstTime   int64
+	LastTime    int64
+	Detail      string
+	Verdict     string
+	Evidence    []byte
+}
+
+func (q *Queries) FindingsAfter(ctx context.Context, arg FindingsAfterParams) ([]FindingsAfterRow, error) {
+	rows, err := q.db.Query(ctx, findingsAfter, arg.Tenant, arg.ID, arg.PageSize)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FindingsAfterRow
+	for rows.Next() {
+		var i FindingsAfterRow
+		if err := rows.Scan(
+			&i.Tenant,
+			&i.ID,
+			&i.RuleVersion,
+			&i.Key,
+			&i.Tile,
+			&i.Merge,
+			&i.Count,
+			&i.Peak,
+			&i.FirstTime,
+			&i.LastTime,
+			&i.Detail,
+			&i.Verdict,
+			&i.Evidence,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const insertFindings = `-- name: InsertFindings :exec
 INSERT INTO finding (layout, partition, number, tenant, id, rule_version, key, tile, merge, count, peak,
     first_time, last_time, detail, verdict, evidence)
