@@ -291,9 +291,26 @@ func (a *LogAppender) send(n int32, recs []Record) error {
 
 // DeadLetter writes d to the dead-letter topic.
 func (a *LogAppender) DeadLetter(ctx context.Context, d DeadLetter) error {
-	n := int32(a.dturn.Add(1) % uint32(a.o.DeadPartitions))
-	if _, err := a.dead.Produce(ctx, n, []Record{EncodeDeadLetter(&d)}); err != nil {
-		return fmt.Errorf("dead letter: %w", err)
+	return a.DeadLetters(ctx, []DeadLetter{d})
+}
+
+// DeadLetters writes ds to the dead-letter topic. On an error any of them may
+// have been written.
+func (a *LogAppender) DeadLetters(ctx context.Context, ds []DeadLetter) error {
+	for len(ds) > 0 {
+		var recs []Record
+		for size := 0; len(recs) < len(ds); {
+			r := EncodeDeadLetter(&ds[len(recs)])
+			if size += recordSize(&r); len(recs) > 0 && size > a.o.BatchBytes {
+				break
+			}
+			recs = append(recs, r)
+		}
+		n := int32(a.dturn.Add(1) % uint32(a.o.DeadPartitions))
+		if _, err := a.dead.Produce(ctx, n, recs); err != nil {
+			return fmt.Errorf("dead letter: %w", err)
+		}
+		ds = ds[len(recs):]
 	}
 	return nil
 }
