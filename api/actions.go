@@ -12,17 +12,19 @@ import (
 // desk makes changes at the incident package's desk, several of them in one
 // transaction, under a condition.
 type desk struct {
-	o   incident.Options
-	log *slog.Logger
+	o         incident.Options
+	transient func(error) bool
+	log       *slog.Logger
 }
 
 // NewActions returns Actions by which people work incidents at an
-// [incident.Desk] with these options.
-func NewActions(o incident.Options) (Actions, error) {
+// [incident.Desk] with these options. transient says which errors of the ledger
+// are worth trying again.
+func NewActions(o incident.Options, transient func(error) bool) (Actions, error) {
 	if _, err := incident.NewDesk(o); err != nil {
 		return nil, err
 	}
-	d := &desk{o: o, log: o.Logger}
+	d := &desk{o: o, transient: transient, log: o.Logger}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -76,6 +78,8 @@ func (d *desk) ChangeIncident(ctx context.Context, tenant, id, actor string, c C
 		return ErrMerged
 	case errors.Is(err, incident.ErrResolved):
 		return ErrResolved
+	case err != nil && d.transient(err):
+		return fmt.Errorf("change incident %s: %w: %w", id, ErrUnavailable, err)
 	case err != nil:
 		return fmt.Errorf("change incident %s: %w", id, err)
 	}

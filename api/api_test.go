@@ -357,3 +357,5 @@ func (m *memory) put(ds ...api.IncidentDetail) {
 }
 
 var errAway = fmt.Errorf("dial: %w", errors.Join(api.ErrUnavailable, errors.New("postgres://secret@host")))
+
+func withoutIncidents(o *api.Options) { o.Incidents, o.Actions = nil, nil }

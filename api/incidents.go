@@ -74,7 +74,7 @@ func (s *Server) addIncidents(a huma.API) {
 		huma.Register(a, s.operation(huma.Operation{
 			OperationID: "change-incident", Method: http.MethodPatch, Path: "/v1/incidents/{id}", Summary: "Acknowledge, resolve, reopen or assign an incident",
 			Description: "The audit trail keeps the token's name. Needs scope write.",
-		}, ScopeWrite, 400, 404, 409, 412, 422), s.patch)
+		}, ScopeWrite, 400, 404, 409, 412, 413, 415, 422), s.patch)
 	}
 }
 
@@ -181,8 +181,9 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	if err != nil {
 		return nil, fail(ctx, err)
 	}
-	if out.Body.Incidents == nil {
-		out.Body.Incidents = []Incident{}
+	out.Body.Incidents = orEmpty(out.Body.Incidents)
+	for i := range out.Body.Incidents {
+		out.Body.Incidents[i].tidy()
 	}
 	return out, nil
 }
@@ -194,7 +195,30 @@ func (s *Server) find(ctx context.Context, tenant, id string) (IncidentDetail, e
 		return IncidentDetail{}, err
 	}
 	s.explain(&d)
+	d.tidy()
 	return d, nil
+}
+
+// orEmpty is for lists that are shown as [], never as null.
+func orEmpty[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+func (in *Incident) tidy() {
+	in.RuleIDs, in.Entities = orEmpty(in.RuleIDs), orEmpty(in.Entities)
+}
+
+func (d *IncidentDetail) tidy() {
+	d.Incident.tidy()
+	d.Tags, d.Findings, d.Evidence, d.Audit = orEmpty(d.Tags), orEmpty(d.Findings), orEmpty(d.Evidence), orEmpty(d.Audit)
+	for i := range d.Findings {
+		f := &d.Findings[i]
+		f.Key, f.Fields, f.FalsePos = orEmpty(f.Key), orEmpty(f.Fields), orEmpty(f.FalsePos)
+		f.References, f.Tags = orEmpty(f.References), orEmpty(f.Tags)
+	}
 }
 
 func (s *Server) get(ctx context.Context, in *getInput) (*detailOutput, error) {
