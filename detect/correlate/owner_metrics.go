@@ -1,0 +1,74 @@
+package correlate
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics is what owners count. partition is one of vedette.observations.
+type Metrics struct {
+	Sections     *prometheus.CounterVec // by result: applied, repeat, gap, malformed
+	Observations prometheus.Counter     // in sections applied
+	Engine       *prometheus.CounterVec // by what: duplicates, late, folded, unknown_rule, forced
+	Findings     prometheus.Counter     // deltas committed
+	Pages        prometheus.Counter     // profile pages committed
+	Commits      *prometheus.CounterVec // by outcome: written, failed, fenced
+	CommitTime   prometheus.Histogram
+	RebuildTime  prometheus.Histogram
+	Lost         prometheus.Counter // messages that the log no longer held
+	Mismatches   prometheus.Counter // rebuilds that did not arrive at the checkpoint's state
+	Rewinds      prometheus.Counter
+	Restarts     prometheus.Counter
+	Lag          *prometheus.GaugeVec // messages not read yet, by partition
+	Clock        *prometheus.GaugeVec // A in seconds since the Unix epoch, by partition
+	Live         *prometheus.GaugeVec // 1 once rebuilt, by partition
+}
+
+// NewMetrics registers the metrics on r, which may be nil.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "vedette_correlate_" + name, Help: help})
+	}
+	counterBy := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vedette_correlate_" + name, Help: help}, []string{label})
+	}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vedette_correlate_" + name, Help: help}, []string{"partition"})
+	}
+	histogram := func(name, help string, buckets ...float64) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: "vedette_correlate_" + name, Help: help, Buckets: buckets})
+	}
+	m := &Metrics{
+		Sections:     counterBy("sections_total", "Sections read, by what became of them.", "result"),
+		Observations: counter("observations_total", "Observations in sections that were applied."),
+		Engine:       counterBy("engine_total", "What the engine met, rebuilds included.", "what"),
+		Findings:     counter("findings_total", "Findings and additions to findings committed."),
+		Pages:        counter("pages_total", "Profile pages committed."),
+		Commits:      counterBy("commits_total", "Checkpoints, by outcome.", "outcome"),
+		CommitTime:   histogram("commit_duration_seconds", "Time to write a checkpoint.", .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5),
+		RebuildTime:  histogram("rebuild_duration_seconds", "Time from taking a partition over to being live.", .01, .05, .1, .5, 1, 5, 10, 30, 60, 300),
+		Lost:         counter("lost_messages_total", "Messages that vedette.observations no longer held when they were to be read."),
+		Mismatches:   counter("rebuild_mismatches_total", "Rebuilds that did not arrive at the state of the checkpoint."),
+		Rewinds:      counter("rewinds_total", "Times match was asked to write sections again."),
+		Restarts:     counter("restarts_total", "Times a partition was taken over again after a failure."),
+		Lag:          gauge("lag_messages", "Messages of vedette.observations not read yet."),
+		Clock:        gauge("clock_timestamp_seconds", "A, the least append stamp that all sources have reached."),
+		Live:         gauge("live", "1 if the partition has been rebuilt."),
+	}
+	if r != nil {
+		r.MustRegister(m.Sections, m.Observations, m.Engine, m.Findings, m.Pages, m.Commits, m.CommitTime, m.RebuildTime,
+			m.Lost, m.Mismatches, m.Rewinds, m.Restarts, m.Lag, m.Clock, m.Live)
+	}
+	return m
+}
+
+// engine adds what the engine counted since before.
+func (m *Metrics) engine(before, now Stats) {
+	m.Observations.Add(float64(now.Observations - before.Observations))
+	for what, n := range map[string]int64{
+		"duplicates":   now.Duplicates - before.Duplicates,
+		"late":         now.Late - before.Late,
+		"folded":       now.Folded - before.Folded,
+		"unknown_rule": now.UnknownRule - before.UnknownRule,
+		"forced":       now.Forced - before.Forced,
+	} {
+		m.Engine.WithLabelValues(what).Add(float64(n))
+	}
+}

@@ -1,0 +1,496 @@
+package correlate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/stream"
+)
+
+// session is one ownership of the partition: from taking it over to the first
+// failure. It is single-threaded but for the reading ahead.
+type session struct {
+	owner   *Owner
+	started time.Time
+	commits int
+
+	epoch    int64
+	engine   *Engine
+	inForce  *inForce
+	position int64 // of the next message
+	marks    []mark
+
+	counted  Stats
+	dirty    time.Time // when the first section since the last checkpoint was applied
+	hot      time.Time // when the first finding since then was seen
+	marked   time.Time
+	rewound  map[detect.Source]rewound
+	messages int64 // end of the log, as last heard
+}
+
+// rewound is what match was asked for last.
+type rewound struct {
+	next int64
+	at   time.Time
+	end  int64 // sections written in answer stand at or above
+}
+
+func (s *session) run(ctx context.Context) error {
+	cp, from, err := s.takeOver(ctx)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	reads := make(chan read, 2)
+	g.Go(func() error { return s.owner.read(ctx, from, cp.Mark.Position, reads) })
+	g.Go(func() error {
+		if err := s.rebuild(ctx, cp, reads); err != nil {
+			return err
+		}
+		return s.work(ctx, reads)
+	})
+	return g.Wait()
+}
+
+// takeOver raises the epoch and makes an engine that stands at a mark from which
+// everything can be rebuilt that the checkpoint's engine held. It returns the
+// mark's position.
+func (s *session) takeOver(ctx context.Context) (cp Checkpoint, from int64, err error) {
+	o := s.owner
+	actx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if cp, err = o.o.Ledger.Acquire(actx, o.o.Partition); err != nil {
+		return cp, 0, fmt.Errorf("acquire: %w", err)
+	}
+	s.epoch = cp.Epoch
+	s.rewound = make(map[detect.Source]rewound)
+
+	// How far back does it have to go?
+	there, _, err := s.engineAt(ctx, cp.Mark.State)
+	if err != nil {
+		return cp, 0, fmt.Errorf("checkpoint %d: %w", cp.Number, err)
+	}
+	for _, m := range cp.Marks {
+		_, clocks, err := decodeInForce(m.State)
+		if err != nil {
+			return cp, 0, fmt.Errorf("mark at %d: %w", m.Position, err)
+		}
+		c := newClocks(o.o.Engine.Sources)
+		if err := c.decode(clocks); err != nil {
+			return cp, 0, fmt.Errorf("mark at %d: %w", m.Position, err)
+		}
+		s.marks = append(s.marks, mark{m, reach(&c)})
+	}
+	begin := usable(s.marks, there)
+	if s.engine, s.inForce, err = s.engineAt(ctx, begin.State); err != nil {
+		return cp, 0, fmt.Errorf("mark at %d: %w", begin.Position, err)
+	}
+	if err := s.engine.Restore(cp.Pages); err != nil {
+		return cp, 0, err
+	}
+	s.position = begin.Position
+	return cp, begin.Position, nil
+}
+
+// engineAt makes an engine with the rules and clocks of a state, without windows.
+func (s *session) engineAt(ctx context.Context, state []byte) (*Engine, *inForce, error) {
+	f, clocks, err := decodeInForce(state)
+	if err != nil {
+		return nil, nil, err
+	}
+	e := NewEngine(s.owner.o.Engine)
+	if err := s.owner.rules(ctx, e, f); err != nil {
+		return nil, nil, err
+	}
+	if err := e.Reset(clocks); err != nil {
+		return nil, nil, err
+	}
+	return e, f, nil
+}
+
+// mark is a mark with the greatest append stamp of anything before it. A is the
+// least over the sources, so it does not tell.
+type mark struct {
+	Mark
+	reach int64
+}
+
+// reach is the greatest clock of any source.
+func reach(c *clocks) int64 {
+	r := int64(never)
+	for i := range c.sources {
+		r = max(r, c.sources[i].clock)
+	}
+	return r
+}
+
+// usable is the newest mark before which stands nothing that an engine at e's
+// clocks holds, or else the beginning of the partition.
+func usable(marks []mark, e *Engine) Mark {
+	var best Mark
+	clock := e.RebuildClock()
+	if clock == never {
+		return best
+	}
+	clock += int64(e.opts.Skew) // which is off it for those who know only A
+	for _, m := range marks {
+		if m.reach <= clock && m.Position >= best.Position {
+			best = m.Mark
+		}
+	}
+	return best
+}
+
+// read is what the reader hands on: the messages of a batch with their sections,
+// or a hole in the log.
+type read struct {
+	messages []message
+	end      int64 // of the log
+	gap      *stream.GapError
+}
+
+type message struct {
+	offset   int64
+	sections []detect.Section
+	err      error // it could not be decoded
+}
+
+// endsWithin is how long a partition may seem to end before the position, as it
+// does for a moment after its leader has moved.
+const endsWithin = 30 * time.Second
+
+// read reads ahead from offset on. The partition must go on to position at least.
+func (o *Owner) read(ctx context.Context, offset, position int64, out chan<- read) error {
+	r := o.o.Open(offset)
+	backoff := minBackoff
+	started := time.Now()
+	for {
+		b, err := r.Read(ctx)
+		next := read{end: b.End}
+		switch {
+		case err == nil:
+			backoff = minBackoff
+			if len(b.Records) == 0 {
+				if b.End < position && time.Since(started) > endsWithin {
+					return fmt.Errorf("vedette.observations/%d ends at %d, its checkpoint is at %d: %w", o.o.Partition, b.End, position, stream.ErrTruncated)
+				}
+				continue
+			}
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.As(err, &next.gap):
+		case stream.Retriable(err):
+			if backoff == minBackoff {
+				o.log.Warn("vedette.observations cannot be read", "err", err)
+			}
+			t := time.NewTimer(backoff)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
+				return ctx.Err()
+			}
+			backoff = min(2*backoff, maxBackoff)
+			continue
+		default:
+			return err
+		}
+		for _, rec := range b.Records {
+			m := message{offset: rec.Offset}
+			m.sections, m.err = detect.DecodeBatch(rec.Value)
+			next.messages = append(next.messages, m)
+		}
+		select {
+		case out <- next:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// rebuild fills the windows from the messages between the mark and the
+// checkpoint, and leaves the engine in the checkpoint's state.
+func (s *session) rebuild(ctx context.Context, cp Checkpoint, reads chan read) error {
+	for s.position < cp.Mark.Position {
+		var r read
+		select {
+		case r = <-reads:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		s.messages = r.end
+		if r.gap != nil {
+			s.lose(r.gap)
+			continue
+		}
+		for i, m := range r.messages {
+			if m.offset >= cp.Mark.Position {
+				// What is left is news.
+				r.messages = r.messages[i:]
+				s.position = cp.Mark.Position
+				if err := s.arrive(ctx, cp); err != nil {
+					return err
+				}
+				return s.apply(ctx, r, false)
+			}
+			if err := s.message(ctx, m, true); err != nil {
+				return err
+			}
+		}
+	}
+	return s.arrive(ctx, cp)
+}
+
+// arrive checks that the rebuild came to where the checkpoint was, and goes live.
+func (s *session) arrive(ctx context.Context, cp Checkpoint) error {
+	o := s.owner
+	if got := s.state(); !bytes.Equal(got, cp.Mark.State) && len(cp.Mark.State) > 0 {
+		// Messages between mark and checkpoint are gone, or another version of the
+		// program reads them otherwise: windows may lack events. The checkpoint is
+		// what holds.
+		o.o.Metrics.Mismatches.Inc()
+		o.log.Error("windows could not be rebuilt wholly: findings of events before the checkpoint may be incomplete", "checkpoint", cp.Number)
+		f, clocks, err := decodeInForce(cp.Mark.State)
+		if err != nil {
+			return err
+		}
+		if err := s.engine.c.decode(clocks); err != nil {
+			return err
+		}
+		s.inForce = f
+		if err := o.rules(ctx, s.engine, f); err != nil {
+			return err
+		}
+	}
+	s.counted = s.engine.Stats()
+	s.marked = time.Now()
+	o.publish(s.engine)
+	o.o.Metrics.RebuildTime.Observe(time.Since(s.started).Seconds())
+	o.o.Metrics.Live.WithLabelValues(o.label).Set(1)
+	o.log.Info("correlate is live", "position", s.position, "epoch", s.epoch, "rebuild", time.Since(s.started))
+	return nil
+}
+
+func (s *session) state() []byte { return s.inForce.append(nil, s.engine.State()) }
+
+// work applies what comes and writes checkpoints.
+func (s *session) work(ctx context.Context, reads <-chan read) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		var due <-chan time.Time
+		if at, ok := s.due(); ok {
+			timer.Reset(time.Until(at))
+			due = timer.C
+		}
+		select {
+		case r := <-reads:
+			s.messages = r.end
+			if err := s.apply(ctx, r, false); err != nil {
+				return err
+			}
+		case <-due:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if at, ok := s.due(); ok && !time.Now().Before(at) {
+			if err := s.commit(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// due is when the next checkpoint is to be written.
+func (s *session) due() (time.Time, bool) {
+	if s.dirty.IsZero() {
+		return time.Time{}, false
+	}
+	at := s.dirty.Add(s.owner.o.CommitEvery)
+	if !s.hot.IsZero() {
+		if h := s.hot.Add(s.owner.o.FindingDelay); h.Before(at) {
+			at = h
+		}
+	}
+	return at, true
+}
+
+func (s *session) apply(ctx context.Context, r read, rebuild bool) error {
+	if r.gap != nil {
+		s.lose(r.gap)
+		s.touch()
+	}
+	for _, m := range r.messages {
+		if err := s.message(ctx, m, rebuild); err != nil {
+			return err
+		}
+		s.touch()
+		if s.engine.pending() >= s.owner.o.MaxRows {
+			if err := s.commit(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if s.hot.IsZero() && s.engine.pending() > 0 {
+		s.hot = time.Now()
+	}
+	s.owner.o.Metrics.Lag.WithLabelValues(s.owner.label).Set(float64(max(0, s.messages-s.position)))
+	return nil
+}
+
+// touch notes that there is something to commit.
+func (s *session) touch() {
+	if s.dirty.IsZero() {
+		s.dirty = time.Now()
+	}
+}
+
+// lose steps over messages that the log no longer holds. What was in them shows
+// as a gap, and match is asked for it.
+func (s *session) lose(gap *stream.GapError) {
+	s.owner.o.Metrics.Lost.Add(float64(gap.To - gap.From))
+	s.owner.log.Error("messages were lost before they were applied", "from", gap.From, "to", gap.To)
+	s.position = gap.To
+}
+
+func (s *session) message(ctx context.Context, m message, rebuild bool) error {
+	if m.err != nil {
+		// Its sections are lost; the next ones show it as a gap.
+		s.owner.o.Metrics.Sections.WithLabelValues("malformed").Inc()
+		s.owner.log.Error("message cannot be decoded", "offset", m.offset, "err", m.err)
+	}
+	for i := range m.sections {
+		if err := s.section(ctx, &m.sections[i], rebuild, m.offset); err != nil {
+			return err
+		}
+	}
+	s.position = m.offset + 1
+	return nil
+}
+
+func (s *session) section(ctx context.Context, sec *detect.Section, rebuild bool, offset int64) error {
+	o := s.owner
+	next := s.engine.Next(sec.Source)
+	if sec.From <= next && next < sec.To && s.inForce.enter(sec.Source, sec.Generation, s.engine.Clock()) {
+		if err := o.rules(ctx, s.engine, s.inForce); err != nil {
+			return err
+		}
+	}
+	result := s.engine.Apply(sec, rebuild)
+	if !rebuild {
+		o.o.Metrics.Sections.WithLabelValues(result.String()).Inc()
+	}
+	switch {
+	case result == Gap && !rebuild:
+		s.rewind(sec.Source, next, offset)
+	case result == Applied && len(s.inForce.retired) > 0 && s.engine.Clock() != never:
+		// What windows hold of a generation nobody is in is judged by then.
+		after := 3*s.engine.Keep() + originHold + s.engine.opts.Skew
+		if s.inForce.expire(s.engine.Clock(), after) {
+			return o.rules(ctx, s.engine, s.inForce)
+		}
+	}
+	return nil
+}
+
+// rewindEvery is how long match gets to answer.
+const rewindEvery = 5 * time.Second
+
+// rewind asks match for what lacks, unless the answer may still be on its way.
+func (s *session) rewind(source detect.Source, next, offset int64) {
+	last, asked := s.rewound[source]
+	if asked && last.next == next && (offset < last.end || time.Since(last.at) < rewindEvery) {
+		return
+	}
+	s.rewound[source] = rewound{next: next, at: time.Now(), end: s.messages}
+	s.owner.o.Metrics.Rewinds.Inc()
+	s.owner.log.Error("sections are missing", "source", source.Partition, "next", next)
+	if s.owner.o.Rewind != nil {
+		s.owner.o.Rewind(source, next)
+	}
+}
+
+// commit writes a checkpoint.
+func (s *session) commit(ctx context.Context) error {
+	o := s.owner
+	c := Commit{
+		Partition: o.o.Partition,
+		Epoch:     s.epoch,
+		Mark:      Mark{Position: s.position, Clock: s.engine.Clock(), State: s.state()},
+	}
+	c.Findings, c.Pages = s.engine.Flush()
+	if s.markDue(c.Mark.Clock) {
+		c.SaveMark = true
+		s.marks = append(s.marks, mark{c.Mark, reach(&s.engine.c)})
+		s.marked = time.Now()
+		keep := usable(s.marks, s.engine)
+		c.DropMarks = keep.Position
+		n := 0
+		for n < len(s.marks) && s.marks[n].Position < keep.Position {
+			n++
+		}
+		s.marks = s.marks[n:]
+	}
+	start := time.Now()
+	cctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := o.o.Ledger.Commit(cctx, c)
+	m := o.o.Metrics
+	switch {
+	case errors.Is(err, ErrFenced):
+		m.Commits.WithLabelValues("fenced").Inc()
+		return err
+	case err != nil:
+		m.Commits.WithLabelValues("failed").Inc()
+		return fmt.Errorf("commit at %d: %w", s.position, err)
+	}
+	s.commits++
+	s.dirty, s.hot = time.Time{}, time.Time{}
+	m.Commits.WithLabelValues("written").Inc()
+	m.CommitTime.Observe(time.Since(start).Seconds())
+	m.Findings.Add(float64(len(c.Findings)))
+	m.Pages.Add(float64(len(c.Pages)))
+	now := s.engine.Stats()
+	m.engine(s.counted, now)
+	s.counted = now
+	if c.Mark.Clock != never {
+		m.Clock.WithLabelValues(o.label).Set(float64(c.Mark.Clock) / 1e9)
+	}
+	o.publish(s.engine)
+	return nil
+}
+
+// maxMarks bounds the marks that are kept: over a long keep they stand further
+// apart.
+const maxMarks = 256
+
+// markDue tells whether a mark is worth saving at this clock.
+func (s *session) markDue(clock int64) bool {
+	if clock == never || time.Since(s.marked) < s.owner.o.MarkEvery {
+		return false
+	}
+	if n := len(s.marks); n > maxMarks/2 {
+		span := sub(clock, s.marks[0].Clock)
+		return sub(clock, s.marks[n-1].Clock) >= span/(maxMarks/2)
+	}
+	return true
+}
+
+// pending is how many findings are in the making.
+func (e *Engine) pending() int {
+	n := 0
+	for _, er := range e.list {
+		if d, ok := er.detector.(interface{ pending() int }); ok {
+			n += d.pending()
+		}
+	}
+	return n
+}
+
+func (b *base) pending() int { return len(b.deltas.list) }
