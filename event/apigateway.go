@@ -63,6 +63,7 @@ const (
 	gwLatency2
 	gwLength
 	gwLength2
+	gwContext
 	gwWAF
 	gwWebACL
 	gwTrace
@@ -143,6 +144,7 @@ var apiGatewaySchema = newSchema([]field{
 	{"response_latency", gwLatency2},
 	{"responseLength", gwLength},
 	{"response_length", gwLength2},
+	{"context", gwContext},
 	{"wafResponseCode", gwWAF},
 	{"webaclArn", gwWebACL},
 	{"xrayTraceId", gwTrace},
@@ -176,6 +178,13 @@ func (d *Decoder) apiGateway(ev *Event) *DecodeError {
 	}
 	if message, ok := ev.unwrap(); ok && !d.accessLine(ev, message, false) {
 		return d.refused()
+	}
+	if ev.has(gwContext) && ev.spans[gwContext].kind == KindObject && !ev.has(gwStatus) {
+		// A format that has all variables below one member, as in $context.status.
+		sp := ev.spans[gwContext]
+		if !d.document(ev, schemaAPIGateway, ev.Doc[sp.start:sp.end:sp.end], false) {
+			return d.refused()
+		}
 	}
 	ev.Class, ev.Layer = ClassHTTPActivity, LayerGateway
 	ev.Activity = httpActivity(ev.gateway(gwMethod, gwMethod2, gwMethod3))
@@ -397,7 +406,7 @@ func (e *Event) apiGatewayAttr(a Attr) []byte {
 	case AttrAPIError:
 		return e.gatewayError()
 	case AttrAPIErrorMessage:
-		return e.gateway(gwErrorMessage, gwErrorText, gwIntegrationError, gwIntegrationError2, gwIntegrationErr)
+		return e.gateway(gwErrorMessage, gwErrorText, gwError, gwIntegrationError, gwIntegrationError2, gwIntegrationErr)
 	case AttrGatewayStage:
 		return e.gateway(gwStage)
 	case AttrGatewayIntegration:

@@ -16,7 +16,7 @@ func detectType(data []byte, open bool) Type {
 		}
 		return TypeUnknown
 	}
-	k := keysOf(data)
+	k := keysOf(data, false)
 	switch {
 	case open && k&(keyLogGroup|keyMessage) == keyLogGroup|keyMessage:
 		return detectWrapped(data)
@@ -69,7 +69,9 @@ const (
 	keyTime
 )
 
-func keysOf(data []byte) (k int) {
+// keysOf are an object's keys, and, of one that is not inner, those of its
+// "context".
+func keysOf(data []byte, inner bool) (k int) {
 	eachKey(data, func(key []byte, v span) {
 		switch string(key) {
 		case "eventSource":
@@ -88,6 +90,10 @@ func keysOf(data []byte) (k int) {
 			k |= keyRoute
 		case "status", "statusCode":
 			k |= keyStatus
+		case "context":
+			if v.kind == KindObject && !inner {
+				k |= keysOf(data[v.start:v.end], true) & (keyRequestID | keyRoute | keyStatus | keyGateway)
+			}
 		case "type":
 			if v.kind == KindString && bytes.HasPrefix(data[v.start:v.end], []byte("platform.")) {
 				k |= keyPlatform

@@ -1,6 +1,7 @@
 package event_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/vedette-sec/vedette/event"
@@ -35,6 +36,8 @@ func TestDetectType(t *testing.T) {
 		{string(wrapped("shared", trail(""))), event.TypeCloudTrail},
 		{string(wrapped("shared", string(wrapped("/aws/lambda/f", "anything")))), event.TypeUnknown},
 		{string(wrapped("shared", "anything")), event.TypeUnknown},
+		{`{"context":{"requestId":"r","routeKey":"GET /","status":"200"}}`, event.TypeAPIGateway},
+		{strings.Repeat(`{"context":`, 60) + `{"status":"200"}` + strings.Repeat(`}`, 60), event.TypeUnknown},
 		{`{"logGroup":1,"message":"START RequestId: "}`, event.TypeUnknown},
 	} {
 		if got := event.DetectType([]byte(tc.data)); got != tc.want {

@@ -104,7 +104,8 @@ func (e *Event) mayGoOn(next []uint8) bool {
 // the values of all its elements; an empty one at the end gives itself. Where a
 // key occurs twice in one object below the fields that matter (there it is
 // refused), both give their values, so that neither hides. Keys are compared
-// with their escapes undone. A key that has dots itself matches as well.
+// with their escapes undone. A key that has dots itself matches as well, but
+// where the path's next word is one of the fields that matter.
 //
 // The values alias the event's document.
 func (e *Event) Values(dst []Value, p *Path) []Value {
