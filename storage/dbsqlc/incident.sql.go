@@ -101,41 +101,6 @@ func (q *Queries) AddRulesSeen(ctx context.Context, arg AddRulesSeenParams) erro
 	return err
 }
 
-const assemblerBehind = `-- name: AssemblerBehind :many
-SELECT c.layout, c.partition, coalesce(a.number, 0)::bigint AS number
-FROM checkpoint c
-LEFT JOIN assembler_cursor a ON a.tenant_shard = $1 AND a.layout = c.layout AND a.partition = c.partition
-WHERE c.number > coalesce(a.number, 0)
-ORDER BY c.layout, c.partition
-`
-
-type AssemblerBehindRow struct {
-	Layout    int32
-	Partition int32
-	Number    int64
-}
-
-// Partitions whose checkpoints the assembler has not read to the end.
-func (q *Queries) AssemblerBehind(ctx context.Context, tenantShard int32) ([]AssemblerBehindRow, error) {
-	rows, err := q.db.Query(ctx, assemblerBehind, tenantShard)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []AssemblerBehindRow
-	for rows.Next() {
-		var i AssemblerBehindRow
-		if err := rows.Scan(&i.Layout, &i.Partition, &i.Number); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const assignFindings = `-- name: AssignFindings :exec
 UPDATE finding f SET incident_id = p.incident_id
 FROM (SELECT unnest($2::bytea[]) AS finding_id, unnest($3::uuid[]) AS incident_id) AS p
@@ -154,34 +119,34 @@ func (q *Queries) AssignFindings(ctx context.Context, arg AssignFindingsParams) 
 }
 
 const changedEvidence = `-- name: ChangedEvidence :many
-SELECT tenant, id, evidence, number
-FROM finding
-WHERE layout = $1 AND partition = $2 AND number > $3
-ORDER BY number
-FETCH FIRST ($4::bigint) ROWS WITH TIES
+SELECT c.layout, c.partition, f.tenant, f.id, f.evidence, f.number
+FROM checkpoint c
+LEFT JOIN evidence_cursor a ON a.tenant_shard = $1 AND a.layout = c.layout AND a.partition = c.partition
+CROSS JOIN LATERAL (
+    SELECT tenant, id, evidence, number
+    FROM finding WHERE layout = c.layout AND partition = c.partition AND number > coalesce(a.number, 0)
+    ORDER BY number
+    FETCH FIRST ($2::bigint) ROWS WITH TIES
+) f
+WHERE c.number > coalesce(a.number, 0)
 `
 
 type ChangedEvidenceParams struct {
-	Layout    int32
-	Partition int32
-	After     int64
-	MaxRows   int64
+	TenantShard int32
+	MaxRows     int64
 }
 
 type ChangedEvidenceRow struct {
-	Tenant   string
-	ID       []byte
-	Evidence []byte
-	Number   int64
+	Layout    int32
+	Partition int32
+	Tenant    string
+	ID        []byte
+	Evidence  []byte
+	Number    int64
 }
 
 func (q *Queries) ChangedEvidence(ctx context.Context, arg ChangedEvidenceParams) ([]ChangedEvidenceRow, error) {
-	rows, err := q.db.Query(ctx, changedEvidence,
-		arg.Layout,
-		arg.Partition,
-		arg.After,
-		arg.MaxRows,
-	)
+	rows, err := q.db.Query(ctx, changedEvidence, arg.TenantShard, arg.MaxRows)
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +155,8 @@ func (q *Queries) ChangedEvidence(ctx context.Context, arg ChangedEvidenceParams
 	for rows.Next() {
 		var i ChangedEvidenceRow
 		if err := rows.Scan(
+			&i.Layout,
+			&i.Partition,
 			&i.Tenant,
 			&i.ID,
 			&i.Evidence,
@@ -206,21 +173,27 @@ func (q *Queries) ChangedEvidence(ctx context.Context, arg ChangedEvidenceParams
 }
 
 const changedFindings = `-- name: ChangedFindings :many
-SELECT tenant, id, rule_version, key, tile, merge, count, peak, first_time, last_time, detail, verdict, number, incident_id
-FROM finding
-WHERE layout = $1 AND partition = $2 AND number > $3
-ORDER BY number
-FETCH FIRST ($4::bigint) ROWS WITH TIES
+SELECT c.layout, c.partition, f.tenant, f.id, f.rule_version, f.key, f.tile, f.merge, f.count, f.peak, f.first_time, f.last_time,
+    f.detail, f.verdict, f.number, f.incident_id
+FROM checkpoint c
+LEFT JOIN assembler_cursor a ON a.tenant_shard = $1 AND a.layout = c.layout AND a.partition = c.partition
+CROSS JOIN LATERAL (
+    SELECT tenant, id, rule_version, key, tile, merge, count, peak, first_time, last_time, detail, verdict, number, incident_id
+    FROM finding WHERE layout = c.layout AND partition = c.partition AND number > coalesce(a.number, 0)
+    ORDER BY number
+    FETCH FIRST ($2::bigint) ROWS WITH TIES
+) f
+WHERE c.number > coalesce(a.number, 0)
 `
 
 type ChangedFindingsParams struct {
-	Layout    int32
-	Partition int32
-	After     int64
-	MaxRows   int64
+	TenantShard int32
+	MaxRows     int64
 }
 
 type ChangedFindingsRow struct {
+	Layout      int32
+	Partition   int32
 	Tenant      string
 	ID          []byte
 	RuleVersion string
@@ -237,14 +210,10 @@ type ChangedFindingsRow struct {
 	IncidentID  pgtype.UUID
 }
 
-// Whole checkpoints only: ties in number come along.
+// Findings changed beyond the cursors, whole checkpoints only (ties in number come
+// along), each partition its share.
 func (q *Queries) ChangedFindings(ctx context.Context, arg ChangedFindingsParams) ([]ChangedFindingsRow, error) {
-	rows, err := q.db.Query(ctx, changedFindings,
-		arg.Layout,
-		arg.Partition,
-		arg.After,
-		arg.MaxRows,
-	)
+	rows, err := q.db.Query(ctx, changedFindings, arg.TenantShard, arg.MaxRows)
 	if err != nil {
 		return nil, err
 	}
@@ -253,6 +222,8 @@ func (q *Queries) ChangedFindings(ctx context.Context, arg ChangedFindingsParams
 	for rows.Next() {
 		var i ChangedFindingsRow
 		if err := rows.Scan(
+			&i.Layout,
+			&i.Partition,
 			&i.Tenant,
 			&i.ID,
 			&i.RuleVersion,
@@ -278,51 +249,30 @@ func (q *Queries) ChangedFindings(ctx context.Context, arg ChangedFindingsParams
 	return items, nil
 }
 
-const evidenceBehind = `-- name: EvidenceBehind :many
-SELECT c.layout, c.partition, coalesce(a.number, 0)::bigint AS number
-FROM checkpoint c
-LEFT JOIN evidence_cursor a ON a.tenant_shard = $1 AND a.layout = c.layout AND a.partition = c.partition
-WHERE c.number > coalesce(a.number, 0)
-ORDER BY c.layout, c.partition
+const countCheckpoints = `-- name: CountCheckpoints :one
+SELECT count(*) FROM checkpoint
 `
 
-type EvidenceBehindRow struct {
-	Layout    int32
-	Partition int32
-	Number    int64
-}
-
-func (q *Queries) EvidenceBehind(ctx context.Context, tenantShard int32) ([]EvidenceBehindRow, error) {
-	rows, err := q.db.Query(ctx, evidenceBehind, tenantShard)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []EvidenceBehindRow
-	for rows.Next() {
-		var i EvidenceBehindRow
-		if err := rows.Scan(&i.Layout, &i.Partition, &i.Number); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
+func (q *Queries) CountCheckpoints(ctx context.Context) (int64, error) {
+	row := q.db.QueryRow(ctx, countCheckpoints)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
 }
 
 const evidenceHeld = `-- name: EvidenceHeld :many
-SELECT finding_id, incarnation, partition, record_offset FROM evidence_record
-WHERE tenant = $1 AND finding_id = ANY ($2::bytea[])
+SELECT v.tenant, v.finding_id, v.incarnation, v.partition, v.record_offset
+FROM (SELECT unnest($1::text[]) AS tenant, unnest($2::bytea[]) AS finding_id) AS p
+JOIN evidence_record v ON v.tenant = p.tenant AND v.finding_id = p.finding_id
 `
 
 type EvidenceHeldParams struct {
-	Tenant     string
+	Tenants    []string
 	FindingIds [][]byte
 }
 
 type EvidenceHeldRow struct {
+	Tenant       string
 	FindingID    []byte
 	Incarnation  int32
 	Partition    int32
@@ -330,7 +280,7 @@ type EvidenceHeldRow struct {
 }
 
 func (q *Queries) EvidenceHeld(ctx context.Context, arg EvidenceHeldParams) ([]EvidenceHeldRow, error) {
-	rows, err := q.db.Query(ctx, evidenceHeld, arg.Tenant, arg.FindingIds)
+	rows, err := q.db.Query(ctx, evidenceHeld, arg.Tenants, arg.FindingIds)
 	if err != nil {
 		return nil, err
 	}
@@ -339,6 +289,7 @@ func (q *Queries) EvidenceHeld(ctx context.Context, arg EvidenceHeldParams) ([]E
 	for rows.Next() {
 		var i EvidenceHeldRow
 		if err := rows.Scan(
+			&i.Tenant,
 			&i.FindingID,
 			&i.Incarnation,
 			&i.Partition,
@@ -381,6 +332,43 @@ func (q *Queries) FindingEntities(ctx context.Context, arg FindingEntitiesParams
 	for rows.Next() {
 		var i FindingEntitiesRow
 		if err := rows.Scan(&i.FindingID, &i.Type, &i.Value); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const findingEvidence = `-- name: FindingEvidence :many
+SELECT f.tenant, f.id, f.evidence
+FROM (SELECT unnest($1::text[]) AS tenant, unnest($2::bytea[]) AS finding_id) AS p
+JOIN finding f ON f.tenant = p.tenant AND f.id = p.finding_id
+`
+
+type FindingEvidenceParams struct {
+	Tenants    []string
+	FindingIds [][]byte
+}
+
+type FindingEvidenceRow struct {
+	Tenant   string
+	ID       []byte
+	Evidence []byte
+}
+
+func (q *Queries) FindingEvidence(ctx context.Context, arg FindingEvidenceParams) ([]FindingEvidenceRow, error) {
+	rows, err := q.db.Query(ctx, findingEvidence, arg.Tenants, arg.FindingIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FindingEvidenceRow
+	for rows.Next() {
+		var i FindingEvidenceRow
+		if err := rows.Scan(&i.Tenant, &i.ID, &i.Evidence); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

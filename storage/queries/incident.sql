@@ -14,10 +14,10 @@ SELECT c.layout, c.partition, f.tenant, f.id, f.rule_version, f.key, f.tile, f.m
 FROM checkpoint c
 LEFT JOIN assembler_cursor a ON a.tenant_shard = @tenant_shard AND a.layout = c.layout AND a.partition = c.partition
 CROSS JOIN LATERAL (
-    SELECT * FROM finding
-    WHERE layout = c.layout AND partition = c.partition AND number > coalesce(a.number, 0)
+    SELECT tenant, id, rule_version, key, tile, merge, count, peak, first_time, last_time, detail, verdict, number, incident_id
+    FROM finding WHERE layout = c.layout AND partition = c.partition AND number > coalesce(a.number, 0)
     ORDER BY number
-    FETCH FIRST (1 + @max_rows::bigint / (SELECT count(*) FROM checkpoint)) ROWS WITH TIES
+    FETCH FIRST (@max_rows::bigint) ROWS WITH TIES
 ) f
 WHERE c.number > coalesce(a.number, 0);
 
@@ -26,10 +26,10 @@ SELECT c.layout, c.partition, f.tenant, f.id, f.evidence, f.number
 FROM checkpoint c
 LEFT JOIN evidence_cursor a ON a.tenant_shard = @tenant_shard AND a.layout = c.layout AND a.partition = c.partition
 CROSS JOIN LATERAL (
-    SELECT * FROM finding
-    WHERE layout = c.layout AND partition = c.partition AND number > coalesce(a.number, 0)
+    SELECT tenant, id, evidence, number
+    FROM finding WHERE layout = c.layout AND partition = c.partition AND number > coalesce(a.number, 0)
     ORDER BY number
-    FETCH FIRST (1 + @max_rows::bigint / (SELECT count(*) FROM checkpoint)) ROWS WITH TIES
+    FETCH FIRST (@max_rows::bigint) ROWS WITH TIES
 ) f
 WHERE c.number > coalesce(a.number, 0);
 
@@ -185,8 +185,9 @@ FROM (SELECT unnest(@tenants::text[]) AS tenant, unnest(@incident_ids::uuid[]) A
 WHERE i.tenant = p.tenant AND i.incident_id = p.incident_id AND (p.receiver = '' OR i.receiver = p.receiver) AND i.wanted < p.wanted;
 
 -- name: EvidenceHeld :many
-SELECT finding_id, incarnation, partition, record_offset FROM evidence_record
-WHERE tenant = @tenant AND finding_id = ANY (@finding_ids::bytea[]);
+SELECT v.tenant, v.finding_id, v.incarnation, v.partition, v.record_offset
+FROM (SELECT unnest(@tenants::text[]) AS tenant, unnest(@finding_ids::bytea[]) AS finding_id) AS p
+JOIN evidence_record v ON v.tenant = p.tenant AND v.finding_id = p.finding_id;
 
 -- name: AddEvidence :batchexec
 INSERT INTO evidence_record (tenant, finding_id, incarnation, partition, record_offset, event_time, state, log_type, event_uid, raw)
@@ -196,3 +197,11 @@ ON CONFLICT DO NOTHING;
 -- name: DropEvidence :batchexec
 DELETE FROM evidence_record
 WHERE tenant = @tenant AND finding_id = @finding_id AND incarnation = @incarnation AND partition = @partition AND record_offset = @record_offset;
+
+-- name: FindingEvidence :many
+SELECT f.tenant, f.id, f.evidence
+FROM (SELECT unnest(@tenants::text[]) AS tenant, unnest(@finding_ids::bytea[]) AS finding_id) AS p
+JOIN finding f ON f.tenant = p.tenant AND f.id = p.finding_id;
+
+-- name: CountCheckpoints :one
+SELECT count(*) FROM checkpoint;
