@@ -39,7 +39,7 @@ func (r Reason) String() string { return string(r) }
 type DecodeError struct {
 	Type   Type   // as which it was read
 	Reason Reason // bounded
-	Offset int    // in bytes, within Event.Doc; 0 if it is about the whole
+	Offset int    // in bytes, within the record or the message in it; 0 if it is about the whole
 	Err    error  // more, for people; may be nil
 }
 
