@@ -329,7 +329,10 @@ func (w *ocsfWriter) unmapped() {
 	}
 	w.attr("entry_point", AttrFunctionEntry)
 	w.attr("caller", AttrFunctionCaller)
-	w.attr("duration_ms", AttrDuration)
+	if ev.Layer == LayerFunction && ev.Duration > 0 {
+		w.key("duration_ms")
+		w.dst = strconv.AppendFloat(w.dst, ev.Duration, 'f', -1, 64)
+	}
 	w.close()
 	w.close()
 }
