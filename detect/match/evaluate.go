@@ -3,7 +3,6 @@ package match
 import (
 	"bytes"
 	"encoding/json"
-	"net/netip"
 
 	"github.com/vedette-sec/vedette/detect/rule"
 	"github.com/vedette-sec/vedette/event"
@@ -271,31 +270,4 @@ func (m *Matcher) fieldRef(p *pattern, i int32) bool {
 		}
 	}
 	return false
-}
-
-// parseAddr reads an IP address; an IPv4 address within IPv6 is the IPv4 one.
-// Text that cannot be one, such as a service's name, is told before netip would
-// allocate an error for it.
-func parseAddr(b []byte) (netip.Addr, bool) {
-	if len(b) < 2 || len(b) > 45 {
-		return netip.Addr{}, false
-	}
-	colon, dots := false, 0
-	for _, c := range b {
-		switch {
-		case c == ':':
-			colon = true
-		case c == '.':
-			dots++
-		case c-'0' <= 9:
-		case c|0x20 >= 'a' && c|0x20 <= 'f':
-		default:
-			return netip.Addr{}, false
-		}
-	}
-	if !colon && dots != 3 {
-		return netip.Addr{}, false
-	}
-	a, err := netip.ParseAddr(string(b))
-	return a.Unmap(), err == nil
 }
