@@ -317,8 +317,8 @@ func (r reply) json(t *testing.T, v any) {
 	}
 }
 
-// incident is a plausible incident number n.
-func incident(n int) api.IncidentDetail {
+// incidentNo is a plausible incident number n.
+func incidentNo(n int) api.IncidentDetail {
 	return api.IncidentDetail{
 		Incident: api.Incident{
 			ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n), RuleID: "0f9b2c1e-0000-4000-8000-000000000001",

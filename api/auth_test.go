@@ -18,7 +18,7 @@ import (
 // Each endpoint with each token.
 func TestScopes(t *testing.T) {
 	r := newRig(t, nil)
-	d := incident(1)
+	d := incidentNo(1)
 	r.mem.put(d)
 	one := "/v1/incidents/" + d.ID
 	// Metrics are open to loopback, so they are asked for as if through a proxy.
@@ -140,9 +140,9 @@ func TestReadiness(t *testing.T) {
 // signed in.
 func TestCrossOrigin(t *testing.T) {
 	r := newRig(t, nil)
-	r.mem.put(incident(1))
+	r.mem.put(incidentNo(1))
 	for _, h := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}} {
-		r.as("admin", "PATCH", "/v1/incidents/"+incident(1).ID, `{"status":"resolved"}`, h...).wants(t, 403)
+		r.as("admin", "PATCH", "/v1/incidents/"+incidentNo(1).ID, `{"status":"resolved"}`, h...).wants(t, 403)
 		r.as("admin", "POST", "/v1/logs", `{}`, h...).wants(t, 403)
 		r.do("POST", "/signin", "", "token="+r.token["admin"].Reveal(), append(h, "Content-Type", "application/x-www-form-urlencoded")...).wants(t, 403)
 	}

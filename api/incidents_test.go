@@ -24,7 +24,7 @@ type listAnswer struct {
 
 func TestListHasExactlyTheFieldsPromised(t *testing.T) {
 	r := newRig(t, nil)
-	r.mem.put(incident(1))
+	r.mem.put(incidentNo(1))
 	var got map[string]any
 	r.as("reader", "GET", "/v1/incidents", "").wants(t, 200).json(t, &got)
 	if diff := cmp.Diff([]string{"incidents", "next_cursor"}, slices.Sorted(maps.Keys(got))); diff != "" {
@@ -60,7 +60,7 @@ func TestDetail(t *testing.T) {
 			return []byte(`{"class_uid":4002}`), nil
 		}
 	})
-	d := incident(1)
+	d := incidentNo(1)
 	r.mem.put(d)
 	res := r.as("reader", "GET", "/v1/incidents/"+d.ID, "").wants(t, 200)
 	if got := res.Header.Get("ETag"); got != `"1"` {
@@ -102,12 +102,12 @@ func TestDetail(t *testing.T) {
 
 func TestMergedIncidentPointsOn(t *testing.T) {
 	r := newRig(t, nil)
-	d := incident(1)
-	d.Status, d.MergedInto, d.Findings = api.StatusMerged, incident(2).ID, nil
+	d := incidentNo(1)
+	d.Status, d.MergedInto, d.Findings = api.StatusMerged, incidentNo(2).ID, nil
 	r.mem.put(d)
 	var got api.IncidentDetail
 	r.as("reader", "GET", "/v1/incidents/"+d.ID, "").wants(t, 200).json(t, &got)
-	if got.MergedInto != incident(2).ID || !strings.Contains(got.Explanation, "part of another") {
+	if got.MergedInto != incidentNo(2).ID || !strings.Contains(got.Explanation, "part of another") {
 		t.Errorf("got %+v", got)
 	}
 	r.as("writer", "PATCH", "/v1/incidents/"+d.ID, `{"status":"resolved"}`).wants(t, 409)
@@ -142,7 +142,7 @@ func TestFiltersReachTheStore(t *testing.T) {
 func TestBadRequestsAreNotEchoed(t *testing.T) {
 	const evil = "<script>EVIL</script>"
 	r := newRig(t, nil)
-	d := incident(1)
+	d := incidentNo(1)
 	r.mem.put(d)
 	one := "/v1/incidents/" + d.ID
 	for _, tc := range []struct {
@@ -208,7 +208,7 @@ func TestPaginationIsStableUnderInserts(t *testing.T) {
 	r := newRig(t, nil)
 	want := map[string]bool{}
 	for n := range 23 {
-		d := incident(n)
+		d := incidentNo(n)
 		d.OpenedAt = start.Add(time.Duration(n/4) * time.Second) // ties
 		r.mem.put(d)
 		want[d.ID] = true
@@ -224,7 +224,7 @@ func TestPaginationIsStableUnderInserts(t *testing.T) {
 			}
 			seen[inc.ID] = true
 		}
-		r.mem.put(incident(100 + page))
+		r.mem.put(incidentNo(100 + page))
 		if cursor = got.Next; cursor == "" {
 			break
 		}
@@ -239,7 +239,7 @@ func TestPaginationIsStableUnderInserts(t *testing.T) {
 
 func TestPatch(t *testing.T) {
 	r := newRig(t, nil)
-	d := incident(1)
+	d := incidentNo(1)
 	r.mem.put(d)
 	path := "/v1/incidents/" + d.ID
 
@@ -255,7 +255,7 @@ func TestPatch(t *testing.T) {
 	r.as("writer", "PATCH", path, `{"status":"resolved"}`, "If-Match", `"2"`).wants(t, 200)
 	r.as("admin", "PATCH", strings.ToUpper(path[:14])+path[14:], `{"assignee":""}`).wants(t, 404) // paths are case-sensitive
 	r.as("admin", "PATCH", path, `{"assignee":""}`).wants(t, 200)
-	r.as("writer", "PATCH", "/v1/incidents/"+incident(9).ID, `{"status":"open"}`).wants(t, 404)
+	r.as("writer", "PATCH", "/v1/incidents/"+incidentNo(9).ID, `{"status":"open"}`).wants(t, 404)
 	want := []string{"acknowledged mara by writer", "resolved mara by writer", "resolved  by admin"}
 	if diff := cmp.Diff(want, r.mem.changes); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
@@ -264,7 +264,7 @@ func TestPatch(t *testing.T) {
 
 func TestStoreErrors(t *testing.T) {
 	r := newRig(t, nil)
-	d := incident(1)
+	d := incidentNo(1)
 	r.mem.put(d)
 	for _, tc := range []struct {
 		err    error
@@ -298,7 +298,7 @@ func TestStoreErrors(t *testing.T) {
 // One line a request, with what an operator asks for.
 func TestAccessLog(t *testing.T) {
 	r := newRig(t, nil)
-	r.mem.put(incident(1))
+	r.mem.put(incidentNo(1))
 	res := r.as("reader", "GET", "/v1/incidents?limit=1", "").wants(t, 200)
 	r.srv.Close() // waits for the handler to be done
 	var lines []map[string]any
@@ -331,8 +331,8 @@ func TestPanicIsAnswered(t *testing.T) {
 	r := newRig(t, func(o *api.Options) {
 		o.OCSF = func(string, []byte) ([]byte, error) { panic("at the disco") }
 	})
-	r.mem.put(incident(1))
-	res := r.as("reader", "GET", "/v1/incidents/"+incident(1).ID, "").wants(t, http.StatusInternalServerError)
+	r.mem.put(incidentNo(1))
+	res := r.as("reader", "GET", "/v1/incidents/"+incidentNo(1).ID, "").wants(t, http.StatusInternalServerError)
 	if strings.Contains(res.body, "disco") || !strings.Contains(r.log.String(), "disco") {
 		t.Errorf("body %s", res.body)
 	}

@@ -106,13 +106,13 @@ func TestOpenAPIMatchesWhatIsServed(t *testing.T) {
 		t.Errorf("operations (-want +got):\n%s", diff)
 	}
 
-	rich, merged := incident(1), incident(2)
+	rich, merged := incidentNo(1), incidentNo(2)
 	rich.Assignee = "mara"
 	merged.Status, merged.MergedInto, merged.Findings, merged.Evidence, merged.Audit, merged.Tags = "merged", rich.ID, nil, nil, nil, nil
 	merged.AcknowledgedAt = &start
 	r.mem.put(rich, merged)
 	const list, one = "/v1/incidents", "/v1/incidents/{id}"
-	id := func(n int) string { return "/v1/incidents/" + incident(n).ID }
+	id := func(n int) string { return "/v1/incidents/" + incidentNo(n).ID }
 	d.check("GET", list, r.as("reader", "GET", list+"?limit=1", "").wants(t, 200))
 	d.check("GET", list, r.as("reader", "GET", list, "").wants(t, 200))
 	d.check("GET", list, r.as("reader", "GET", list+"?cursor=x", "").wants(t, 400))

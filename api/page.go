@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -193,8 +192,9 @@ func (f filter) values() url.Values {
 // formTime is what <input type=datetime-local> sends; the page says that it is UTC.
 const formTime = "2006-01-02T15:04"
 
-// query turns the form into a Query. Messages are for the page and repeat nothing.
-func (f filter) query() (Query, error) {
+// query turns the form into a Query, or says what is wrong with it. What it says
+// is for the page and repeats nothing.
+func (f filter) query() (_ Query, wrong string) {
 	q := Query{Rule: f.Rule, Entity: f.Entity, Limit: defaultLimit}
 	switch st := Status(f.Status); st {
 	case "", "all":
@@ -206,17 +206,17 @@ func (f filter) query() (Query, error) {
 	case StatusOpen, StatusAcknowledged, StatusResolved, StatusMerged:
 		q.Statuses = []Status{st}
 	default:
-		return Query{}, errors.New("There is no such status.")
+		return Query{}, "There is no such status."
 	}
 	if f.Severity != "" {
 		l, err := detect.ParseLevel(f.Severity)
 		if err != nil {
-			return Query{}, errors.New("There is no such severity.")
+			return Query{}, "There is no such severity."
 		}
 		q.MinSeverity = l
 	}
 	if len(f.Rule) > 200 || len(f.Entity) > 2048 || strings.ContainsRune(f.Rule+f.Entity, 0) {
-		return Query{}, errors.New("Rule or entity cannot be right.")
+		return Query{}, "Rule or entity cannot be right."
 	}
 	for _, t := range []struct {
 		text string
@@ -230,11 +230,11 @@ func (f filter) query() (Query, error) {
 			v, err = time.Parse(formTime+":05", t.text)
 		}
 		if err != nil || v.Year() < 1970 || v.After(maxTime) {
-			return Query{}, errors.New("A time must look like 2026-01-02T15:04.")
+			return Query{}, "A time must look like 2026-01-02T15:04."
 		}
 		*t.to = v
 	}
-	return q, nil
+	return q, ""
 }
 
 type listView struct {
@@ -268,14 +268,15 @@ func (p *pages) list(w http.ResponseWriter, r *http.Request) {
 	f := view.Filter
 	f.Status = ""
 	view.Filtered = !f.isZero()
-	q, err := view.Filter.query()
-	if err == nil && in.Get("cursor") != "" {
-		if q.After, err = decodeCursor(in.Get("cursor")); err != nil {
-			err = errors.New("This is not a page of the list.")
+	q, wrong := view.Filter.query()
+	if c := in.Get("cursor"); c != "" && wrong == "" {
+		var err error
+		if q.After, err = decodeCursor(c); err != nil {
+			wrong = "This is not a page of the list."
 		}
 	}
-	if err != nil {
-		view.Message = err.Error()
+	if wrong != "" {
+		view.Message = wrong
 		p.render(w, r, v, http.StatusBadRequest, "list", "Incidents", view)
 		return
 	}

@@ -44,13 +44,24 @@ func csrfOf(t *testing.T, page string) string {
 	return m[1]
 }
 
+var versionInput = regexp.MustCompile(`name="version" value="([0-9]+)"`)
+
+func versionField(t *testing.T, page string) string {
+	t.Helper()
+	m := versionInput.FindStringSubmatch(page)
+	if m == nil {
+		t.Fatalf("no version field in\n%s", page)
+	}
+	return m[1]
+}
+
 func TestPagesAskToSignIn(t *testing.T) {
 	r := newRig(t, nil)
 	if got := r.do("GET", "/", "", "").wants(t, 303).Header.Get("Location"); got != "/signin" {
 		t.Errorf("sent to %s", got)
 	}
-	got := r.do("GET", "/incidents/"+incident(1).ID, "", "").wants(t, 303).Header.Get("Location")
-	if want := "/signin?next=%2Fincidents%2F" + incident(1).ID; got != want {
+	got := r.do("GET", "/incidents/"+incidentNo(1).ID, "", "").wants(t, 303).Header.Get("Location")
+	if want := "/signin?next=%2Fincidents%2F" + incidentNo(1).ID; got != want {
 		t.Errorf("sent to %s, want %s", got, want)
 	}
 	r.do("GET", "/", "", "", "Cookie", "vedette=nonsense").wants(t, 303)
@@ -103,7 +114,7 @@ func TestSessionEnds(t *testing.T) {
 
 func TestChangeFromThePage(t *testing.T) {
 	r := newRig(t, nil)
-	d := incident(1)
+	d := incidentNo(1)
 	r.mem.put(d)
 	path := "/incidents/" + d.ID
 	cookie := r.signIn("admin")
@@ -126,7 +137,7 @@ func TestChangeFromThePage(t *testing.T) {
 	r.form(path, cookie, with("assignee", "a\u202eb")).wants(t, 400)
 	r.form(path, cookie, ok, "Origin", "https://evil.example").wants(t, 403)
 	r.form(path, "", ok).wants(t, 303) // to sign in
-	r.form("/incidents/"+incident(2).ID, cookie, ok).wants(t, 404)
+	r.form("/incidents/"+incidentNo(2).ID, cookie, ok).wants(t, 404)
 	r.form("/incidents/x", cookie, ok).wants(t, 400)
 	if len(r.mem.changes) > 0 {
 		t.Fatalf("changed: %v", r.mem.changes)
@@ -151,8 +162,8 @@ func TestChangeFromThePage(t *testing.T) {
 // A viewer on this machine reads the pages without a token, and nothing else.
 func TestOpenOnLoopback(t *testing.T) {
 	r := newRig(t, func(o *api.Options) { o.OpenOnLoopback = true })
-	r.mem.put(incident(1))
-	path := "/incidents/" + incident(1).ID
+	r.mem.put(incidentNo(1))
+	path := "/incidents/" + incidentNo(1).ID
 	for _, p := range []string{"/", path} {
 		page := r.do("GET", p, "", "").wants(t, 200)
 		if !strings.Contains(page.body, "Read only") || strings.Contains(page.body, "Acknowledge<") {
@@ -178,7 +189,7 @@ func TestOpenOnLoopback(t *testing.T) {
 func TestListPageFilters(t *testing.T) {
 	r := newRig(t, func(o *api.Options) { o.OpenOnLoopback = true })
 	for n := range 53 {
-		r.mem.put(incident(n))
+		r.mem.put(incidentNo(n))
 	}
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	page := r.do("GET", "/?status=open&severity=high&rule=r1&entity=203.0.113.7&since=2026-03-01T12:00&until=2026-03-01T12:00:00", "", "").wants(t, 200)
@@ -206,7 +217,7 @@ func TestListPageFilters(t *testing.T) {
 	}
 	r.do("GET", "/incidents/EVIL", "", "").wants(t, 404)
 	r.mem.away(errAway)
-	for _, p := range []string{"/", "/incidents/" + incident(1).ID} {
+	for _, p := range []string{"/", "/incidents/" + incidentNo(1).ID} {
 		if page := r.do("GET", p, "", "").wants(t, 503); strings.Contains(page.body, "secret") || !strings.Contains(page.body, "<h1>") {
 			t.Errorf("%s:\n%s", p, page.body)
 		}
@@ -217,7 +228,7 @@ func TestListPageFilters(t *testing.T) {
 // as text.
 func TestHostileFieldsAreEscaped(t *testing.T) {
 	const evil = `"'><script>alert(1)</script><img src=x onerror=alert(1)>{{.}}` + "\u202e\x00\x1b[31m\n\xff"
-	d := incident(1)
+	d := incidentNo(1)
 	d.RuleID, d.RuleIDs, d.Title, d.Assignee, d.Account, d.Tags = evil, []string{evil}, evil, evil, evil, []string{evil, "attack." + evil}
 	d.Entities = []api.Entity{{Type: evil, Value: evil}}
 	f := &d.Findings[0]
@@ -301,7 +312,7 @@ func TestGoldenPages(t *testing.T) {
 		"Execution time of orders-list far above what was learned", "Access from a country new to ci-deploy",
 	}
 	for i, sev := range []string{"high", "critical", "medium", "low"} {
-		d := incident(i + 1)
+		d := incidentNo(i + 1)
 		d.Severity, d.Title = sev, titles[i]
 		switch i {
 		case 1:
@@ -324,11 +335,11 @@ func TestGoldenPages(t *testing.T) {
 	cookie := r.signIn("admin")
 	for name, page := range map[string]reply{
 		"list.html":     r.do("GET", "/", "", "", "Cookie", cookie),
-		"incident.html": r.do("GET", "/incidents/"+incident(1).ID, "", "", "Cookie", cookie),
+		"incident.html": r.do("GET", "/incidents/"+incidentNo(1).ID, "", "", "Cookie", cookie),
 		"viewer.html":   viewer.do("GET", "/?entity=203.0.113.2", "", ""),
 		"empty.html":    newRig(t, func(o *api.Options) { o.OpenOnLoopback = true }).do("GET", "/", "", ""),
 		"signin.html":   r.do("GET", "/signin?next=/incidents/x", "", ""),
-		"missing.html":  r.do("GET", "/incidents/"+incident(99).ID, "", "", "Cookie", cookie),
+		"missing.html":  r.do("GET", "/incidents/"+incidentNo(99).ID, "", "", "Cookie", cookie),
 	} {
 		t.Run(name, func(t *testing.T) {
 			golden(t, name, volatile.ReplaceAllString(page.body, "${1}${2}X${3}"))
@@ -345,7 +356,7 @@ func TestEmptyListLooksAgain(t *testing.T) {
 	if got := r.do("GET", "/?entity=x", "", "").wants(t, 200).Header.Get("Refresh"); got != "" {
 		t.Errorf("Refresh %q on a filtered list", got)
 	}
-	r.mem.put(incident(1))
+	r.mem.put(incidentNo(1))
 	if got := r.do("GET", "/", "", "").wants(t, 200).Header.Get("Refresh"); got != "" {
 		t.Errorf("Refresh %q on a list with something in it", got)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,10 +37,8 @@ func viewFuncs() template.FuncMap {
 		"number":    number,
 		"action":    func(s string) string { return strings.ReplaceAll(s, "_", " ") },
 		"compact":   compact,
-		"limit": func(n int, es []Entity) []Entity {
-			return es[:min(n, len(es))]
-		},
-		"rest": func(n int, es []Entity) int { return max(0, len(es)-n) },
+		"limit":     tellingFirst,
+		"rest":      func(n int, es []Entity) int { return max(0, len(es)-n) },
 	}
 }
 
@@ -174,6 +173,22 @@ func technique(tag string) string {
 		return visible(strings.ToUpper(rest), false)
 	}
 	return visible(strings.NewReplacer("_", " ", "-", " ").Replace(rest), false)
+}
+
+// tellingFirst returns at most n entities, without what says little of any one
+// incident (account and region) as long as there is something else.
+func tellingFirst(n int, es []Entity) []Entity {
+	es = slices.Clone(es)
+	slices.SortStableFunc(es, func(a, b Entity) int { return rank(a) - rank(b) })
+	return es[:min(n, len(es))]
+}
+
+func rank(e Entity) int {
+	switch e.Type {
+	case "cloud.account.uid", "actor.user.account.uid", "cloud.region":
+		return 1
+	}
+	return 0
 }
 
 type pair struct{ Name, Value string }
