@@ -43,8 +43,10 @@ func (e *UnknownOutcomeError) Unwrap() error { return e.Err }
 
 // commitFailed says whether an error of COMMIT means that it surely did not take
 // place: Postgres said so in an ordinary error. A FATAL one may have come after.
+// Not pgconn.SafeToRetry: when the connection is lost while COMMIT waits for its
+// answer, pgx 5.12 reports "conn closed" and calls that safe.
 func commitFailed(err error) bool {
-	if errors.Is(err, pgx.ErrTxCommitRollback) || pgconn.SafeToRetry(err) {
+	if errors.Is(err, pgx.ErrTxCommitRollback) {
 		return true
 	}
 	var pg *pgconn.PgError

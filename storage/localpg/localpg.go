@@ -61,7 +61,7 @@ type Options struct {
 	User      string            // the superuser role, "vedette" if empty
 	Database  string            // created if missing, "vedette" if empty
 	Settings  map[string]string // more of postgresql.conf
-	Ephemeral bool              // the data need not survive a crash: no fsync, small files
+	Ephemeral bool              // the data need not survive a crash of the machine: no fsync, small files
 	Log       *slog.Logger      // slog.Default() if nil
 }
 

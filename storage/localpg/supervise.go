@@ -134,7 +134,7 @@ func (s *Server) arguments() []string {
 	}
 	if s.opts.Ephemeral {
 		maps.Copy(set, map[string]string{
-			"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
+			"fsync": "off", "full_page_writes": "off",
 			"shared_buffers": "32MB", "max_wal_size": "256MB", "min_wal_size": "2MB",
 		})
 	}

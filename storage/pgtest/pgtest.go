@@ -120,16 +120,34 @@ func create(t testing.TB, from string) string {
 		t.Fatalf("create a test database: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := admin(s, "DROP DATABASE "+quoted+" WITH (FORCE)"); err != nil {
+		if err := admin(s, "DROP DATABASE IF EXISTS "+quoted+" WITH (FORCE)"); err != nil {
 			t.Errorf("drop the test database: %v", err)
 		}
 	})
 	return s.DSNOf(name)
 }
 
+// admin runs a statement beside the tests. A test may have killed the server a
+// moment ago: it comes back.
 func admin(s *localpg.Server, sql string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		err := adminOnce(ctx, s, sql)
+		if err == nil || !storage.IsTransient(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-t.C:
+		}
+	}
+}
+
+func adminOnce(ctx context.Context, s *localpg.Server, sql string) error {
 	c, err := pgx.Connect(ctx, s.DSNOf("postgres"))
 	if err != nil {
 		return err
