@@ -28,9 +28,34 @@ type Matcher struct {
 
 // typePlans caches the plans of one log type.
 type typePlans struct {
+	near   [1 << 9]nearPlan // the plans last used, by a hash of parts of the kind: cheaper than byKind
 	byKind map[string]*plan
 	whole  map[event.Class]*plan // nothing but the class decided, for kinds without a plan
 	once   [1 << 10]uint32       // hashes of kinds seen once: the second sight is worth a plan
+}
+
+// nearPlan is a plan with the kind it is for; a and b alias the key in byKind.
+type nearPlan struct {
+	plan  *plan
+	a, b  string
+	class event.Class
+}
+
+// nearHash mixes the ends of a discriminator's parts.
+func nearHash(a, b []byte) uint64 {
+	h := (ends(a)*0x9e3779b97f4a7c15 ^ ends(b)) * 0xd6e8feb86659fd93
+	return h ^ h>>32
+}
+
+func ends(s []byte) uint64 {
+	if len(s) >= 8 {
+		return binary.LittleEndian.Uint64(s) + 31*binary.LittleEndian.Uint64(s[len(s)-8:]) + uint64(len(s))
+	}
+	var h uint64
+	for _, c := range s {
+		h = h<<8 | uint64(c)
+	}
+	return h
 }
 
 // New compiles a rule set.
@@ -99,13 +124,23 @@ func (m *Matcher) plan(ev *event.Event) *plan {
 	if a == nil || b == nil || len(a)+len(b) > maxPlanKey {
 		return m.wholePlan(t, ev.Class)
 	}
-	key := binary.LittleEndian.AppendUint16(m.key[:0], uint16(ev.Class))
+	near := &m.types[t].near[nearHash(a, b)%uint64(len(m.types[t].near))]
+	if near.plan != nil && near.class == ev.Class && near.a == string(a) && near.b == string(b) {
+		return near.plan
+	}
+	return m.farPlan(t, ev.Class, a, b, near)
+}
+
+// farPlan finds the plan for a kind in the whole cache, or makes one.
+func (m *Matcher) farPlan(t int, class event.Class, a, b []byte, near *nearPlan) *plan {
+	key := binary.LittleEndian.AppendUint16(m.key[:0], uint16(class))
 	key = binary.LittleEndian.AppendUint16(key, uint16(len(a)))
 	key = append(key, a...)
 	key = append(key, b...)
 	m.key = key
 	tp := &m.types[t]
 	if p := tp.byKind[string(key)]; p != nil {
+		*near = p.near(class, len(a))
 		return p
 	}
 	// A kind seen for the first time may be one of very many: whoever can make
@@ -117,7 +152,7 @@ func (m *Matcher) plan(ev *event.Event) *plan {
 	seen := &tp.once[h%uint32(len(tp.once))]
 	if *seen != h {
 		*seen = h
-		return m.wholePlan(t, ev.Class)
+		return m.wholePlan(t, class)
 	}
 	if len(tp.byKind) >= maxPlans {
 		for k := range tp.byKind {
@@ -125,7 +160,7 @@ func (m *Matcher) plan(ev *event.Event) *plan {
 			break
 		}
 	}
-	p := newPlan(m.prog, m.ofClass(t, ev.Class), func(i int32) verdict {
+	p := newPlan(m.prog, m.ofClass(t, class), func(i int32) verdict {
 		if !m.prog.tests[i].decidable {
 			return open
 		}
@@ -134,8 +169,16 @@ func (m *Matcher) plan(ev *event.Event) *plan {
 		}
 		return fails
 	})
-	tp.byKind[string(key)] = p
+	p.key = string(key)
+	tp.byKind[p.key] = p
+	*near = p.near(class, len(a))
 	return p
+}
+
+// near is the entry for a plan whose first part of the discriminator has n bytes.
+func (p *plan) near(class event.Class, n int) nearPlan {
+	ab := p.key[4:]
+	return nearPlan{plan: p, a: ab[:n], b: ab[n:], class: class}
 }
 
 func (m *Matcher) wholePlan(t int, class event.Class) *plan {

@@ -7,6 +7,7 @@ import "github.com/vedette-sec/vedette/detect/rule"
 type plan struct {
 	entries []planEntry
 	code    []instruction
+	key     string // in typePlans.byKind: class, length of the first part, both parts
 }
 
 // planEntry is a rule that may match. It matches if the code from start on ends in yes.
