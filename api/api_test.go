@@ -333,7 +333,7 @@ func incidentNo(n int) api.IncidentDetail {
 			FindingID: "000102030405060708090a0b0c0d0e0f", RuleID: "0f9b2c1e-0000-4000-8000-000000000001",
 			RuleTitle: "Repeated denials", Level: "high", Key: []string{fmt.Sprintf("203.0.113.%d", n%250)}, Fields: []string{"src_endpoint.ip"},
 			Count: 240, Peak: 57, FirstTime: start.Add(-time.Hour), LastTime: start.Add(-50 * time.Minute),
-			Summary: "more than 50 denials in 5 minutes", Detail: json.RawMessage(`{"threshold":50,"window":"5m"}`),
+			Explanation: "57 events in 5m from 203.0.113.7 (threshold: more than 50), from 2026-03-14 08:26:53 to 08:36:53 UTC.", Detail: json.RawMessage(`{"threshold":50,"window":"5m"}`),
 			Description: "Somebody tries doors.", FalsePos: []string{"A client with an expired key"}, Author: "Vedette", License: "Apache-2.0",
 			References: []string{"https://attack.mitre.org/techniques/T1110/003/"}, Tags: []string{"attack.t1110.003"},
 		}},

@@ -77,8 +77,7 @@ func TestDetail(t *testing.T) {
 			t.Errorf("finding has no %s", field)
 		}
 	}
-	const why = "240 events with src_endpoint.ip = 203.0.113.1 on 2026-03-14 from 08:26:53 to 08:36:53 UTC; the greatest value measured was 57. " +
-		"The rule fires on: more than 50 denials in 5 minutes."
+	why := d.Findings[0].Explanation
 	if f["explanation"] != why {
 		t.Errorf("explanation of the finding: %v", f["explanation"])
 	}
@@ -97,6 +96,25 @@ func TestDetail(t *testing.T) {
 	}
 	if _, ok := got["merged_into"]; ok {
 		t.Error("merged_into on an incident that was not merged")
+	}
+}
+
+func TestExplanationCountsWhatElseBelongs(t *testing.T) {
+	r := newRig(t, nil)
+	for n, want := range map[int64]string{
+		1: "UTC.", 2: "UTC. One more finding belongs to it, 2 rules in all.", 301: "UTC. 300 more findings belong to it, 2 rules in all.",
+	} {
+		d := incidentNo(1)
+		d.FindingsTotal = n
+		if n > 1 {
+			d.RuleIDs = append(d.RuleIDs, "another")
+		}
+		r.mem.put(d)
+		var got api.IncidentDetail
+		r.as("reader", "GET", "/v1/incidents/"+d.ID, "").wants(t, 200).json(t, &got)
+		if !strings.HasSuffix(got.Explanation, want) {
+			t.Errorf("%d findings: %q, want it to end in %q", n, got.Explanation, want)
+		}
 	}
 }
 

@@ -232,7 +232,7 @@ func TestHostileFieldsAreEscaped(t *testing.T) {
 	d.RuleID, d.RuleIDs, d.Title, d.Assignee, d.Account, d.Tags = evil, []string{evil}, evil, evil, evil, []string{evil, "attack." + evil}
 	d.Entities = []api.Entity{{Type: evil, Value: evil}}
 	f := &d.Findings[0]
-	f.RuleID, f.RuleTitle, f.Verdict, f.Summary, f.Description, f.Author, f.License = evil, evil, evil, evil, evil, evil, evil
+	f.RuleID, f.RuleTitle, f.Verdict, f.Explanation, f.Description, f.Author, f.License = evil, evil, evil, evil, evil, evil, evil
 	f.Key, f.Fields, f.FalsePos, f.Tags = []string{evil}, []string{evil}, []string{evil}, []string{evil}
 	f.References = []string{evil, "javascript:alert(1)", "https://example.com/" + evil, "//evil.example/", "data:text/html," + evil}
 	inJSON, err := json.Marshal(map[string]string{evil: evil})

@@ -19,9 +19,10 @@ import (
 )
 
 // onPostgres is a rig whose incidents, acts and tokens are in Postgres.
-func onPostgres(t *testing.T) (*rig, *storage.DB, api.Secret) {
+func onPostgres(t *testing.T, o storage.Options) (*rig, *storage.DB, api.Secret) {
 	t.Helper()
-	db := pgtest.Open(t, storage.Options{DSN: pgtest.NewDSN(t), MaxConns: 8, LockTimeout: 100 * time.Millisecond})
+	o.DSN = pgtest.NewDSN(t)
+	db := pgtest.Open(t, o)
 	admin, err := api.EnsureAdminToken(t.Context(), db, tenant, "admin", filepath.Join(t.TempDir(), "admin-token"))
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +68,7 @@ func insert(t *testing.T, db *storage.DB, n int, status string) string {
 func idOf(n int) string { return incidentNo(n).ID }
 
 func TestOnPostgres(t *testing.T) {
-	r, db, admin := onPostgres(t)
+	r, db, admin := onPostgres(t, storage.Options{})
 	id := insert(t, db, 1, "open")
 	merged := insert(t, db, 2, "merged")
 	do := func(method, path, body string, headers ...string) reply {
@@ -140,7 +141,7 @@ func TestOnPostgres(t *testing.T) {
 
 // Of two who change the same version one is told that it was the other.
 func TestRacingChanges(t *testing.T) {
-	r, db, admin := onPostgres(t)
+	r, db, admin := onPostgres(t, storage.Options{})
 	path := "/v1/incidents/" + insert(t, db, 1, "open")
 	codes := map[int]int{}
 	var mu sync.Mutex
@@ -161,7 +162,7 @@ func TestRacingChanges(t *testing.T) {
 
 // Half of a change is none: a status that cannot be set takes the assignment back.
 func TestChangesAreAllOrNothing(t *testing.T) {
-	r, db, admin := onPostgres(t)
+	r, db, admin := onPostgres(t, storage.Options{})
 	path := "/v1/incidents/" + insert(t, db, 1, "open")
 	r.do("PATCH", path, admin.Reveal(), `{"status":"resolved"}`).wants(t, 200)
 	r.do("PATCH", path, admin.Reveal(), `{"status":"acknowledged","assignee":"mara"}`).wants(t, 409)
@@ -174,7 +175,7 @@ func TestChangesAreAllOrNothing(t *testing.T) {
 
 // What a database that is in the way makes of a request is worth trying again.
 func TestPostgresInTheWay(t *testing.T) {
-	r, db, admin := onPostgres(t)
+	r, db, admin := onPostgres(t, storage.Options{LockTimeout: 100 * time.Millisecond})
 	path := "/v1/incidents/" + insert(t, db, 1, "open")
 	tx, err := db.Pool().Begin(t.Context())
 	if err != nil {

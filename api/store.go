@@ -75,9 +75,6 @@ type Finding struct {
 	License     string          `json:"license" doc:"Of the rule"`
 	References  []string        `json:"references" nullable:"false"`
 	Tags        []string        `json:"tags" nullable:"false" doc:"MITRE ATT&CK tags, as Sigma writes them"`
-
-	// Summary says what it takes to fire, in words; the explanation starts from it.
-	Summary string `json:"-"`
 }
 
 // Evidence is one record of a finding, copied while the log still held it.
@@ -149,7 +146,7 @@ type Incidents interface {
 	// CountIncidents counts the tenant's incidents by status.
 	CountIncidents(ctx context.Context, tenant string) (map[Status]int64, error)
 	// FindIncident returns ErrNotFound if there is none of this id, a UUID.
-	// Explanations and OCSF events are left to the caller.
+	// The incident's explanation and OCSF events are left to the caller.
 	FindIncident(ctx context.Context, tenant, id string) (IncidentDetail, error)
 }
 

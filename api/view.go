@@ -34,7 +34,6 @@ func viewFuncs() template.FuncMap {
 		"short":     shortType,
 		"technique": technique,
 		"pairs":     pairsOf,
-		"number":    number,
 		"action":    func(s string) string { return strings.ReplaceAll(s, "_", " ") },
 		"compact":   compact,
 		"limit":     tellingFirst,

@@ -17,6 +17,7 @@ import (
 
 	"github.com/vedette-sec/vedette/api"
 	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/incident"
 	"github.com/vedette-sec/vedette/storage/dbsqlc"
 )
 
@@ -247,26 +248,29 @@ func findIncident(ctx context.Context, qs *dbsqlc.Queries, tenant, id string) (a
 	return d, nil
 }
 
-func showFinding(f *dbsqlc.ShowFindingsRow) (api.Finding, error) {
+func showFinding(r *dbsqlc.ShowFindingsRow) (api.Finding, error) {
+	f := detect.Finding{
+		ID: findingID(r.ID), Key: r.Key, Count: r.Count, Peak: r.Peak, First: r.FirstTime, Last: r.LastTime, Detail: r.Detail, Verdict: r.Verdict,
+	}
+	rule := incident.Rule{
+		ID: r.RuleID, Title: r.Title, Level: detect.Level(r.Level), Author: r.Author, License: r.License, Description: r.Description,
+		References: r.RuleReferences, Tags: r.Tags, FalsePositives: r.FalsePositives, GroupBy: r.GroupBy, Summary: r.Summary,
+	}
 	key, err := detect.SplitKey(f.Key)
 	if err != nil {
-		return api.Finding{}, fmt.Errorf("finding %x: %w", f.ID, err)
-	}
-	if key == nil {
-		key = []string{}
+		return api.Finding{}, fmt.Errorf("finding %s: %w", f.ID, err)
 	}
 	for i := range key {
 		key[i] = strings.ToValidUTF8(key[i], "\uFFFD")
 	}
-	title := f.Title
-	if title == "" {
-		title = f.RuleID
+	if rule.Title == "" {
+		rule.Title = rule.ID
 	}
 	return api.Finding{
-		FindingID: hex.EncodeToString(f.ID), RuleID: f.RuleID, RuleTitle: title, Level: detect.Level(f.Level).String(),
-		Key: key, Fields: f.GroupBy, Count: f.Count, Peak: f.Peak, FirstTime: nanos(f.FirstTime), LastTime: nanos(f.LastTime),
-		Verdict: f.Verdict, Detail: object([]byte(f.Detail)), Description: f.Description, FalsePos: f.FalsePositives,
-		Author: f.Author, License: f.License, References: f.RuleReferences, Tags: f.Tags, Summary: f.Summary,
+		FindingID: f.ID.String(), RuleID: rule.ID, RuleTitle: rule.Title, Level: rule.Level.String(),
+		Key: key, Fields: rule.GroupBy, Count: f.Count, Peak: f.Peak, FirstTime: nanos(f.First), LastTime: nanos(f.Last),
+		Verdict: f.Verdict, Explanation: incident.Explain(f, rule), Detail: object([]byte(f.Detail)), Description: rule.Description,
+		FalsePos: rule.FalsePositives, Author: rule.Author, License: rule.License, References: rule.References, Tags: rule.Tags,
 	}, nil
 }
 

@@ -254,7 +254,8 @@ func TestFindIncident(t *testing.T) {
 	}
 	if f := got.Findings; len(f) != 1 || f[0].RuleTitle != "Repeated denials" || f[0].Author != "Mara" || f[0].Level != "high" ||
 		!slices.Equal(f[0].Key, []string{"203.0.113.7"}) || !slices.Equal(f[0].Fields, []string{"src_endpoint.ip"}) || f[0].Peak != 57 ||
-		string(f[0].Detail) != `{"threshold":50}` || !slices.Equal(f[0].References, []string{"https://example.com/a"}) || !f[0].LastTime.Equal(t0.Add(time.Hour)) {
+		string(f[0].Detail) != `{"threshold":50}` || !strings.Contains(f[0].Explanation, "203.0.113.7") ||
+		!strings.Contains(f[0].Explanation, "more than 50 denials in 5 minutes") || !slices.Equal(f[0].References, []string{"https://example.com/a"}) || !f[0].LastTime.Equal(t0.Add(time.Hour)) {
 		t.Errorf("findings %+v", f)
 	}
 	if got.FindingsTotal != 1 || got.Version != 1 || got.MergedInto != "" || got.AcknowledgedAt != nil || len(got.Entities) != 1 {
