@@ -327,6 +327,8 @@ func (e *Engine) Keep() time.Duration { return e.keep }
 // RebuildClock is the greatest clock of a mark from which everything can be
 // rebuilt that is held at the present clock: for windows three generations back,
 // for what waits to settle as long as it may wait, and in either case Skew more.
+// A mark whose clock had not started says nothing of what came before it and is
+// never good enough; without a mark that is, rebuild from the beginning.
 func (e *Engine) RebuildClock() int64 {
 	if e.c.a == never {
 		return never

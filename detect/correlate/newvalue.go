@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -181,8 +180,7 @@ func (n *newValue) detail(ev *valueEvent, p *valueProfile) string {
 	}{Value: ev.value, Field: n.c.Field}
 	if p != nil {
 		d.Settled = true
-		d.Days = float64((ev.Time-p.first)/int64(time.Hour)) / 24
-		d.Days, _ = strconv.ParseFloat(strconv.FormatFloat(d.Days, 'f', 1, 64), 64)
+		d.Days = float64((ev.Time-p.first)/int64(24*time.Hour/10)) / 10 // full tenths
 		vs := slices.Clone(p.values)
 		slices.SortStableFunc(vs, func(a, b knownValue) int { return cmp.Compare(b.last, a.last) })
 		for _, v := range vs {

@@ -249,7 +249,7 @@ func (n *unmatched) emit(tenant string, key []byte, verdict, reason string, ev d
 	}
 	d.Add(detect.Finding{
 		Count: 1, Peak: 1, First: ev.Time, Last: ev.Time, Verdict: verdict,
-		Detail: string(b), Evidence: []detect.Evidence{ev},
+		Detail: string(append(b, '}')), Evidence: []detect.Evidence{ev},
 	}, n.deltas.limit)
 }
 
