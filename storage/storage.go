@@ -9,6 +9,8 @@
 //	positions.go   match: positions of the sources
 //	generations.go the rules and the enrichment in force, by digest
 //	collectors.go  ingest: cursors
+//	incident.go    the assembler; incident_tx.go its transactions
+//	api.go         the API's reading; token.go its tokens
 //
 // Calls that can be repeated safely ride out an outage of Postgres for
 // Options.Patience. Every statement has a deadline.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // clusterMajor reads which major version made the cluster at data; 0 if there is none yet.
@@ -44,6 +45,10 @@ func (s *Server) command(ctx context.Context, bin string, args ...string) *exec.
 	c.Dir = "/" // ours may be closed to the owner
 	c.Env = []string{"PATH=" + s.bin + ":/usr/bin:/bin", "LC_ALL=C", "HOME=/", "TZ=UTC"}
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: s.owner.credential}
+	if ctx.Done() != nil {
+		c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) } // its children too
+		c.WaitDelay = time.Second
+	}
 	return c
 }
 

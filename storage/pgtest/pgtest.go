@@ -96,7 +96,7 @@ func Stop() error {
 	if current.server == nil {
 		return nil
 	}
-	err := current.server.Stop()
+	err := errors.Join(current.server.Stop(), current.alive.Close())
 	current.server, current.err = nil, errors.New("pgtest: stopped")
 	return err
 }
