@@ -315,3 +315,77 @@ func checkGenerated(t *rapid.T) {
 func TestGeneratedRulesAndRecords(t *testing.T) { rapid.Check(t, checkGenerated) }
 
 func FuzzGeneratedRulesAndRecords(f *testing.F) { f.Fuzz(rapid.MakeFuzz(checkGenerated)) }
+
+// attributes are an event's normalised attributes, as a record of their own.
+func attributes(ev *event.Event) map[string]any {
+	m := map[string]any{}
+	for a := event.Attr(0); a < event.NumAttrs; a++ {
+		if v := ev.Attr(a); v != nil {
+			m[a.String()] = string(v)
+		}
+	}
+	return m
+}
+
+func TestGeneratedRulesOnAttributes(t *testing.T) {
+	var records [][]byte
+	for _, more := range []string{
+		"", `,"sourceIPAddress":"10.0.0.1"`, `,"sourceIPAddress":"a.amazonaws.com","errorCode":"AccessDenied"`,
+		`,"userAgent":"K\u212a","errorCode":"ThrottlingException"`, `,"userIdentity":{"type":"Root","arn":"arn:x"}`,
+	} {
+		records = append(records, trail("s3.amazonaws.com", "get", more), trail("signin.amazonaws.com", "ConsoleLogin", more), trail("a", "A", more))
+	}
+	names := rapid.SampledFrom([]string{
+		"api.operation", "api.service.name", "outcome", "layer", "class_uid", "http_response.code", "src_endpoint.ip", "src_endpoint.domain",
+		"http_request.user_agent", "actor.user.type", "actor.user.uid", "duration", "metadata.log_name",
+	})
+	values := rapid.OneOf(drawPattern, rapid.SampledFrom([]string{
+		"get", "GET", "s3*", "denied", "throttled", "control", "identity", "6003", "403", "10.*", "kk", "root", "arn:?", "aws.cloudtrail",
+	}))
+	rapid.Check(t, func(t *rapid.T) {
+		test := func(label string) map[string]any {
+			key := names.Draw(t, label)
+			switch how := rapid.SampledFrom([]string{"", "contains", "exists", "gte", "cidr", "fieldref", "neq"}).Draw(t, "how"); how {
+			case "":
+				return map[string]any{key: rapid.SliceOfN(values, 1, 10).Draw(t, "values")}
+			case "contains", "neq":
+				return map[string]any{key + "|" + how: values.Draw(t, "value")}
+			case "fieldref":
+				return map[string]any{key + "|fieldref": names.Draw(t, "other")}
+			case "gte":
+				return map[string]any{key + "|gte": rapid.SampledFrom([]int{0, 400, 403, 404, 7000}).Draw(t, "number")}
+			case "cidr":
+				return map[string]any{key + "|cidr": "10.0.0.0/8"}
+			}
+			return map[string]any{key + "|exists": rapid.Bool().Draw(t, "exists")}
+		}
+		doc, err := json.Marshal(map[string]any{
+			"title": "T", "id": "id", "logsource": map[string]string{"product": "vedette"},
+			"detection": map[string]any{"a": test("a"), "b": test("b"), "condition": rapid.SampledFrom([]string{"a and b", "a or b", "a and not b", "not a"}).Draw(t, "condition")},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, _, err := rule.FromSources(map[string][]byte{"a.yml": doc})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules, err := refRules(doc, refLike)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := match.New(set)
+		d := event.NewDecoder()
+		var ev event.Event
+		for range 3 {
+			for _, r := range records {
+				if err := d.Decode(&ev, event.Record{Type: event.TypeCloudTrail, Data: r}); err != nil {
+					t.Fatal(err)
+				}
+				if got, want := matched(set, m, &ev), referenceMatched(rules, attributes(&ev)); !slices.Equal(got, want) {
+					t.Fatalf("matched %v, reference %v\n%s\n%v\n%s", got, want, r, attributes(&ev), doc)
+				}
+			}
+		}
+	})
+}
