@@ -1,5 +1,10 @@
 package ingest
 
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
 // maxDepth is the deepest nesting that is followed. It lies far above what
 // decoders accept, so that they, not the splitter, refuse a deep record.
 const maxDepth = 1024
@@ -212,6 +217,11 @@ func (s *scanner) run(b []byte) (int, verdict) {
 // quote that ends it or of a line break in it, or len(b).
 func (s *scanner) runString(b []byte, i int) int {
 	for ; i < len(b); i++ {
+		if s.keyLen < 0 && !s.escaped {
+			if i = plainText(b, i); i == len(b) {
+				break
+			}
+		}
 		c := b[i]
 		switch {
 		case s.escaped:
@@ -229,6 +239,23 @@ func (s *scanner) runString(b []byte, i int) int {
 				s.keyLen = -1
 			}
 		}
+	}
+	return i
+}
+
+// plainText passes bytes that mean nothing within a string, eight at a time, and
+// stops at or before the first quote, backslash or line break.
+func plainText(b []byte, i int) int {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	for i+8 <= len(b) {
+		w := binary.LittleEndian.Uint64(b[i:])
+		q, e, n := w^(ones*'"'), w^(ones*'\\'), w^(ones*'\n')
+		// The high bit of a byte that is zero, and of none below the lowest such.
+		zero := ((q-ones)&^q | (e-ones)&^e | (n-ones)&^n) & high
+		if zero != 0 {
+			return i + bits.TrailingZeros64(zero)/8
+		}
+		i += 8
 	}
 	return i
 }

@@ -75,14 +75,22 @@ func expected(l simulate.Label) []string {
 	return []string{"unknown episode " + l.Episode}
 }
 
+// named is a finding by rule and key.
+func named(f replay.Finding) string {
+	title := f.RuleTitle
+	if f.Verdict != "" {
+		title += " (" + f.Verdict + ")"
+	}
+	return title + ": " + f.Key.String()
+}
+
 // TestSimulatedWeek is the promise of the shipped rules: in eight days of an API's
 // logs they find the four attacks, and nothing else.
 func TestSimulatedWeek(t *testing.T) {
-	n := *seeds
 	if testing.Short() {
-		n = 1
+		t.Skip("simulates and replays eight days; left out with -short")
 	}
-	for seed := range uint64(n) {
+	for seed := range uint64(*seeds) {
 		t.Run(fmt.Sprint("seed ", seed+1), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
@@ -107,22 +115,55 @@ func TestSimulatedWeek(t *testing.T) {
 				want = append(want, expected(l)...)
 			}
 			for _, f := range res.Findings {
-				title := f.RuleTitle
-				if f.Verdict != "" {
-					title += " (" + f.Verdict + ")"
-				}
-				// An episode may lie across two tiles.
-				if s := title + ": " + f.Key.String(); !slices.Contains(got, s) {
-					got = append(got, s)
-				}
+				got = append(got, named(f))
 				checkRecords(t, f, sim.Labels)
 			}
 			slices.Sort(want)
 			slices.Sort(got)
+			got = slices.Compact(got) // an episode may lie across two tiles
 			if d := cmp.Diff(want, got); d != "" {
 				t.Errorf("findings (-want +got):\n%s", d)
 			}
+			if seed == 0 {
+				testCollected(t, dir, sim.Labels.End, res)
+			}
 		})
+	}
+}
+
+// TestSimulatedHours are too short to learn anything: what needs no history is
+// found, and nothing else.
+func TestSimulatedHours(t *testing.T) {
+	n := uint64(4)
+	if testing.Short() {
+		n = 1
+	}
+	for seed := range n {
+		dir := t.TempDir()
+		sim, err := simulate.Run(t.Context(), simulate.Options{
+			Seed: 100 + seed, Start: time.Date(2026, 11, 10, 3, 0, 0, 0, time.UTC), Duration: 9 * time.Hour, Out: dir,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := shipped(t)
+		o.Paths = []string{filepath.Join(dir, "logs")}
+		res := run(t, o)
+		var want, got []string
+		for _, l := range sim.Labels.Episodes {
+			if l.NeedsHours == 0 {
+				want = append(want, expected(l)...)
+			}
+		}
+		for _, f := range res.Findings {
+			got = append(got, named(f))
+		}
+		slices.Sort(want)
+		slices.Sort(got)
+		got = slices.Compact(got)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("seed %d: findings (-want +got):\n%s", sim.Labels.Seed, d)
+		}
 	}
 }
 

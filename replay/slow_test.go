@@ -296,9 +296,9 @@ type slowHit struct {
 	ref int
 }
 
-// correlate returns the events in windows that meet the condition: every window
+// slowWindows returns the events in windows that meet the condition: every window
 // of sixty panes, at every pane, is looked at.
-func correlate(t testing.TB, r *slowRule, rules []*slowRule, events []*slowEvent) map[string]*slowEvent {
+func slowWindows(t testing.TB, r *slowRule, rules []*slowRule, events []*slowEvent) map[string]*slowEvent {
 	t.Helper()
 	span, err := time.ParseDuration(r.correlation["timespan"].(string))
 	if err != nil {
@@ -380,7 +380,7 @@ func slow(t testing.TB, rules []*slowRule, events []*slowEvent) map[string]map[s
 		}
 		hits := map[string]*slowEvent{}
 		if r.correlation != nil {
-			hits = correlate(t, r, rules, events)
+			hits = slowWindows(t, r, rules, events)
 		} else {
 			for _, e := range events {
 				if e.matches(t, r) {
