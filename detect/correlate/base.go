@@ -148,6 +148,7 @@ type deltaKey struct {
 type delta struct {
 	detect.Finding
 	estimated bool
+	full      bool // the first limit pieces of evidence are sorted
 }
 
 // deltas are a rule's findings in the making.
@@ -198,8 +199,12 @@ func (d *delta) see(ev detect.Evidence, limit int) {
 	d.point(ev, limit)
 }
 
-// point keeps the least limit pieces of evidence, unsorted up to twice as many.
+// point keeps the least limit pieces of evidence; behind the sorted ones up to as
+// many again wait to be sorted in.
 func (d *delta) point(ev detect.Evidence, limit int) {
+	if d.full && detect.CompareEvidence(ev, d.Evidence[limit-1]) > 0 {
+		return
+	}
 	d.Evidence = append(d.Evidence, ev)
 	if limit > 0 && len(d.Evidence) >= 2*limit+16 {
 		d.tidy(limit)
@@ -207,9 +212,9 @@ func (d *delta) point(ev detect.Evidence, limit int) {
 }
 
 func (d *delta) tidy(limit int) {
-	var none detect.Finding
-	none.Count, none.Peak, none.First, none.Last = 0, math.Inf(-1), always, never
-	d.Add(none, limit)
+	neutral := detect.Finding{Peak: math.Inf(-1), First: always, Last: never}
+	d.Add(neutral, limit)
+	d.full = limit > 0 && len(d.Evidence) == limit
 }
 
 // flush appends the findings and forgets them.

@@ -347,8 +347,9 @@ func readBucketProfile(r *reader) *bucketProfile {
 
 func (n *baseline) horizon(a int64) int64 { return sub(a, n.maxOpen+int64(2*time.Minute)) }
 
+// idle is false for a rule that has learned: should it come back, it knows.
 func (n *baseline) idle() bool {
-	return len(n.open) == 0 && len(n.deltas.list) == 0 && len(n.profiles.dirty) == 0
+	return len(n.open) == 0 && len(n.deltas.list) == 0 && n.profiles.keys.len() == 0
 }
 
 func (n *baseline) reset() {

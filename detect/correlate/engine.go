@@ -63,7 +63,8 @@ type Options struct {
 	EvidenceLimit int
 	// ExactIDs is how many event ids of a key are kept in one pane (for baseline
 	// eight times that in a bucket); beyond it distinct events are estimated and the
-	// finding says so. 1024.
+	// finding says so; labels and rules not seen in the pane before still count, up
+	// to as many again. 1024.
 	ExactIDs int
 	// MaxKeys bounds the keys of a rule in one generation; past it keys fold into
 	// one whose values are all OtherKey, and the finding says so. Past it profiles
@@ -142,6 +143,7 @@ type Engine struct {
 	stats Stats
 
 	silent bool // rebuilding
+	src    int  // index of the source being applied
 }
 
 // entryRule is a rule with its detector.
@@ -252,7 +254,7 @@ func (e *Engine) Apply(sec *detect.Section, rebuild bool) Result {
 		return Repeat
 	}
 	e.silent = rebuild
-	e.c.source(sec.Source)
+	e.src = e.c.source(sec.Source)
 	for i := range sec.Groups {
 		g := &sec.Groups[i]
 		er, ok := e.byVer[g.RuleVersion]

@@ -328,12 +328,11 @@ func modelUnmatched(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer
 	for k, in := range lone {
 		var tile int64
 		fmt.Sscan(k, &tile)
-		var f detect.Finding
-		f = finding(r, "", tile, in, ps, limit)
+		f := finding(r, "", tile, in, ps, limit)
 		f.Key = []byte(in[0].label)
 		f.ID = detect.NewFindingID(tenant, r.Version, f.Key, tile)
 		f.Peak, f.Verdict = 1, detect.VerdictBypass
-		f.Detail = fmt.Sprintf(`{"without":1,"before":"%s","after":"%s","verdict":"bypass"}`, c.Before, c.Timespan)
+		f.Detail = fmt.Sprintf(`{"partners":0,"before":"%s","after":"%s","verdict":"bypass"}`, c.Before, c.Timespan)
 		out[f.ID] = f
 	}
 	return out

@@ -335,8 +335,9 @@ func readValueProfile(r *reader) *valueProfile {
 
 func (n *newValue) horizon(a int64) int64 { return sub(a, n.maxOpen+2*n.grid) }
 
+// idle is false for a rule that has learned: should it come back, it knows.
 func (n *newValue) idle() bool {
-	return n.waiting.len() == 0 && len(n.deltas.list) == 0 && len(n.profiles.dirty) == 0
+	return n.waiting.len() == 0 && len(n.deltas.list) == 0 && n.profiles.keys.len() == 0
 }
 
 func (n *newValue) reset() {

@@ -37,8 +37,11 @@ type keySlot struct {
 	events uint32
 }
 
-// sketch estimates distinct events past the bound.
+// sketch estimates distinct events past the bound. What a flood must not hide is
+// kept exactly beyond it, to a bound of its own: events of other refs, and labels
+// not seen before.
 type sketch struct {
+	kept       [64]uint32 // entries by ref; for value_count labels past the bound, at 0
 	hll        hyperLogLog
 	count      uint32 // estimate
 	done       uint32 // of it counted in a finding
@@ -159,10 +162,14 @@ func (w *windowed) hasLabel(t *table, slot uint32, p *pane, label uint64) bool {
 func (w *windowed) insert(t *table, slot uint32, p *pane, o *detect.Observation, src int, aux uint64, echo bool) {
 	s := t.slots.at(slot)
 	if int(p.n) >= w.e.opts.ExactIDs {
-		if n := t.overflow(p, o); n > 0 {
-			s.events += n
+		over := w.sketch(t, p)
+		if over == nil {
+			return
 		}
-		return
+		if !w.keepAnyway(t, slot, p, over, o, aux) {
+			s.events += over.add(o)
+			return
+		}
 	}
 	i, e := t.entries.add()
 	*e = entry{
@@ -194,17 +201,49 @@ func (w *windowed) indexEntry(t *table, slot uint32, p *pane, e *entry, i uint32
 	}
 }
 
-// overflow counts an event past the bound, as well as a sketch can, and returns
-// by how much the estimate grew.
-func (t *table) overflow(p *pane, o *detect.Observation) uint32 {
-	if p.over == 0 {
-		if len(t.over) == 1<<16-1 {
-			return 0
-		}
-		t.over = append(t.over, &sketch{last: never})
-		p.over = uint16(len(t.over))
+// sketch finds or makes a pane's sketch; there may be too many of them.
+func (w *windowed) sketch(t *table, p *pane) *sketch {
+	if p.over != 0 {
+		return t.over[p.over-1]
 	}
-	s := t.over[p.over-1]
+	if len(t.over) == 1<<16-1 {
+		return nil
+	}
+	s := &sketch{last: never}
+	if w.byRef {
+		for i := p.head; i != 0; {
+			e := t.entries.at(i - 1)
+			s.kept[e.ref&63]++
+			i = e.next
+		}
+	}
+	t.over = append(t.over, s)
+	p.over = uint16(len(t.over))
+	return s
+}
+
+// keepAnyway reports whether an event past the bound is one that a flood of others
+// must not hide.
+func (w *windowed) keepAnyway(t *table, slot uint32, p *pane, s *sketch, o *detect.Observation, aux uint64) bool {
+	var kept *uint32
+	switch {
+	case w.byRef:
+		kept = &s.kept[o.Ref&63]
+	case w.labels && !w.hasLabel(t, slot, p, aux):
+		kept = &s.kept[0]
+	default:
+		return false
+	}
+	if int(*kept) >= w.e.opts.ExactIDs {
+		return false
+	}
+	*kept++
+	return true
+}
+
+// add counts an event past the bound, as well as a sketch can, and returns by how
+// much the estimate grew.
+func (s *sketch) add(o *detect.Observation) uint32 {
 	s.deliveries++
 	s.last = max(s.last, o.Time)
 	s.hll.add(mix(0x5bd1e995, o.IDHash, uint64(o.Time), 0))

@@ -241,7 +241,7 @@ func (n *unmatched) isStale(t int64) bool {
 func (n *unmatched) emit(tenant string, key []byte, verdict, reason string, ev detect.Evidence) {
 	pane := max(minPane, n.after/panesPerWindow)
 	d := n.get(n.fullKey(tenant, key), tile(ev.Time, pane, n.c.Timespan))
-	b := appendField([]byte(`{"without":1`), "before", n.c.Before.String())
+	b := appendField([]byte(`{"partners":0`), "before", n.c.Before.String())
 	b = appendField(b, "after", n.c.Timespan.String())
 	b = appendField(b, "verdict", verdict)
 	if reason != "" {

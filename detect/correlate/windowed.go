@@ -192,7 +192,7 @@ func (w *windowed) observe(c *cursor, o *detect.Observation) {
 	if w.labels {
 		aux = maphash.String(w.seed, o.Label)
 	}
-	src := w.e.c.index[o.Source]
+	src := w.e.src
 	disc := w.disc(o, aux)
 	echo := false
 	for i, t := range c.t {
@@ -280,25 +280,30 @@ func (w *windowed) delta(full []byte, q int64) *delta {
 
 // fire makes a pane hot and counts what is new in it into d.
 func (w *windowed) fire(t *table, p *pane, d *delta, peak float64) {
+	var over *sketch
+	if p.over != 0 {
+		over = t.over[p.over-1]
+	}
+	fresh := p.done < p.n || over != nil && over.done < over.count
 	p.hot = true
 	if d != nil {
 		d.Peak = max(d.Peak, peak)
-		at := t.entries.at(p.head - 1).time // any event of the pane: all are counted in the end
-		d.First, d.Last = min(d.First, at), max(d.Last, at)
-		if p.done < p.n {
+		if d.First > d.Last { // any event of the pane: all are counted in the end
+			at := t.entries.at(p.head - 1).time
+			d.First, d.Last = at, at
+		}
+		if fresh {
 			w.count(t, p, d)
 		}
-		if p.over != 0 {
-			s := t.over[p.over-1]
-			d.Count += int64(s.count - s.done)
-			d.Last = max(d.Last, s.last)
-			d.estimated = true
+		if over != nil && over.done < over.count {
+			d.Count += int64(over.count - over.done)
+			d.Last = max(d.Last, over.last)
 		}
+		d.estimated = d.estimated || over != nil && over.count > 0
 	}
 	p.done = p.n
-	if p.over != 0 {
-		s := t.over[p.over-1]
-		s.done = s.count
+	if over != nil {
+		over.done = over.count
 	}
 }
 
