@@ -109,19 +109,18 @@ type Enrich struct {
 // Inventory is what is known of the functions. Without it the gateway-bypass
 // rules that need it answer "unknown".
 type Inventory struct {
-	// Functions by name.
+	// Functions by name, or by ARN without a version.
 	Functions map[string]Function `yaml:"functions"`
-	// Principals that may invoke functions directly: ARNs, * matches any run of characters.
-	DirectInvokers []string `yaml:"direct_invokers"`
 }
 
 // Function is one function's expected callers.
 type Function struct {
-	Gateways     []string `yaml:"gateways"`      // API ids that route to it
-	Services     []string `yaml:"services"`      // services that call it, such as events.amazonaws.com
-	EventSources []string `yaml:"event_sources"` // ARNs of event-source mappings (SQS, Kinesis, DynamoDB, …)
-	Invokers     []string `yaml:"invokers"`      // principals that may invoke it directly, as in direct_invokers
-	Authorizer   bool     `yaml:"authorizer"`    // it is a Lambda authorizer
+	Gateways       []string `yaml:"gateways"`        // ids of the gateway APIs that route to it
+	Authorizers    []string `yaml:"authorizers"`     // ids of the REST APIs whose authorizer it is
+	HTTPAuthorizer bool     `yaml:"http_authorizer"` // it authorizes an HTTP API, whose access log cannot name its invocations
+	Services       []string `yaml:"services"`        // services that call it, such as events or events.amazonaws.com
+	EventSources   []string `yaml:"event_sources"`   // what is polled for it: sqs, kinesis, dynamodb, …
+	Principals     []string `yaml:"principals"`      // ARN or name of roles and users that may invoke it directly
 }
 
 // Collect lists the collectors.
@@ -146,6 +145,8 @@ type Incidents struct {
 // Alerting says whom to tell.
 type Alerting struct {
 	Receivers []Receiver `yaml:"receivers"`
+	// AllowInsecure allows plain http to receivers on other machines, and link-local addresses. Default false.
+	AllowInsecure bool `yaml:"allow_insecure"`
 }
 
 // Receiver is one place that is told of incidents.
@@ -265,8 +266,11 @@ func (c *Config) validate(fail func(key, format string, args ...any)) {
 		if r.URL == "" && r.Type != "pagerduty" {
 			fail(key+".url", "want the URL to post to")
 		}
-		if r.Key == "" && r.Type != "slack" {
-			fail(key+".key", "want the key (pagerduty: routing key, webhook: signing key)")
+		if r.Type == "webhook" && len(r.Key) < 24 {
+			fail(key+".key", "want a signing key of at least 24 bytes")
+		}
+		if r.Key == "" && r.Type == "pagerduty" {
+			fail(key+".key", "want the routing key")
 		}
 	}
 }

@@ -109,6 +109,7 @@ type Collector struct {
 	told     time.Time // when progress was last broadcast
 	saved    time.Time
 	dirty    bool
+	moving   bool // a file is being written that cannot be read yet: what is in it may be as old as anything
 	caughtUp atomic.Bool
 }
 
@@ -140,13 +141,14 @@ func (c *Collector) Run(ctx context.Context) error {
 	}
 	defer c.saveLast(ctx)
 	for ctx.Err() == nil {
-		files, failed := c.look()
+		files, moving, failed := c.look()
+		c.moving = moving
 		again := false // there may be more that is as old as what was just read
 		if len(files) > 0 {
 			c.caughtUp.Store(false)
 			read, broken := c.pass(ctx, files)
 			again, failed = read > 0, failed || broken
-		} else if !failed {
+		} else if !failed && !moving {
 			before := c.caughtUp.Swap(true)
 			c.progress(ctx, c.o.Now().UnixNano(), true, !before)
 		}
@@ -191,6 +193,9 @@ func (c *Collector) progress(ctx context.Context, through int64, live, now bool)
 	} else {
 		return
 	}
+	if c.moving {
+		through = math.MinInt64
+	}
 	for _, t := range slices.Sorted(maps.Keys(c.through)) {
 		c.tell(ctx, t, through, live)
 	}
@@ -224,6 +229,9 @@ func (c *Collector) declare(ctx context.Context, types map[event.Type]bool, head
 	slices.Sort(fresh)
 	for _, t := range fresh {
 		c.through[t] = math.MinInt64
+		if c.moving {
+			head = math.MinInt64
+		}
 		c.tell(ctx, t, head, false)
 	}
 }

@@ -184,6 +184,44 @@ func TestCollectGrowingFiles(t *testing.T) {
 	})
 }
 
+// What is in a compressed file that is still being written may be older than all
+// that can be read: until it was read, nothing is called complete.
+func TestCollectPromisesNothingBeforeAMovingFileWasRead(t *testing.T) {
+	dir := t.TempDir()
+	zipped := write(t, filepath.Join(dir, "a.json.gz"), trail("a1", 1)+"\n")
+	write(t, filepath.Join(dir, "b.json"), trail("b1", 60)+"\n"+trail("b2", 61)+"\n")
+	promises := func(k *kafka) (latest time.Time) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for _, m := range k.msgs {
+			if m.Kind == stream.KindProgress && m.Through.After(latest) {
+				latest = m.Through
+			}
+		}
+		return latest
+	}
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		if err := os.Chtimes(zipped, now, now); err != nil {
+			t.Fatal(err)
+		}
+		var k kafka
+		defer collecting(t, dir, &k, &cursors{})()
+		time.Sleep(2500 * time.Millisecond)
+		synctest.Wait()
+		if got := promises(&k); got.After(time.Unix(0, 0)) {
+			t.Errorf("promised %v while a file could not be read", got)
+		}
+		expect(t, &k, "b1", "b2")
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if got := promises(&k); got.Before(now) {
+			t.Errorf("promised %v after all was read, want at least %v", got, now)
+		}
+		expect(t, &k, "a1")
+	})
+}
+
 func TestCollectDocumentsBeingWritten(t *testing.T) {
 	dir := t.TempDir()
 	a := filepath.Join(dir, "a.json")

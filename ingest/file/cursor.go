@@ -101,29 +101,29 @@ func (p *place) same(f io.ReaderAt, size int64) (bool, error) {
 
 // readable is how much of a file of a size can be read now: all of it if it is
 // at rest, or else as much as ends with a line. Of a compressed file that is
-// still being written nothing can.
-func readable(f *os.File, from, size int64, rest bool) (int64, error) {
+// still being written nothing can: it is moving.
+func readable(f *os.File, from, size int64, rest bool) (n int64, moving bool, err error) {
 	if rest || size == 0 {
-		return size, nil
+		return size, false, nil
 	}
 	var magic [2]byte
 	if _, err := f.ReadAt(magic[:], 0); err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
+		return 0, false, err
 	}
 	if magic == [2]byte{0x1f, 0x8b} {
-		return 0, nil
+		return 0, size > from, nil
 	}
 	b := make([]byte, 64<<10)
 	for end := size; end > from; {
 		at := max(from, end-int64(len(b)))
 		n, err := f.ReadAt(b[:end-at], at)
 		if int64(n) < end-at && err != nil && !errors.Is(err, io.EOF) {
-			return 0, err
+			return 0, false, err
 		}
 		if i := bytes.LastIndexByte(b[:n], '\n'); i >= 0 {
-			return at + int64(i) + 1, nil
+			return at + int64(i) + 1, false, nil
 		}
 		end = at
 	}
-	return from, nil
+	return from, false, nil
 }

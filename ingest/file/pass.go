@@ -38,8 +38,8 @@ type waiting struct {
 }
 
 // look finds the files with something to read. failed says that some could not
-// be looked at.
-func (c *Collector) look() (files []*waiting, failed bool) {
+// be looked at, moving that some are being written and cannot be read yet.
+func (c *Collector) look() (files []*waiting, moving, failed bool) {
 	var paths []string
 	for _, p := range c.o.Paths {
 		found, err := List([]string{p})
@@ -54,7 +54,8 @@ func (c *Collector) look() (files []*waiting, failed bool) {
 	}
 	seen := map[string]bool{}
 	for _, path := range paths {
-		w, err := c.lookAt(path, seen)
+		w, busy, err := c.lookAt(path, seen)
+		moving = moving || busy
 		switch {
 		case errors.Is(err, os.ErrNotExist): // gone meanwhile
 		case err != nil:
@@ -71,45 +72,46 @@ func (c *Collector) look() (files []*waiting, failed bool) {
 	}
 	c.o.Metrics.Files.WithLabelValues(c.o.Origin).Set(float64(len(seen)))
 	c.o.Metrics.Waiting.WithLabelValues(c.o.Origin).Set(float64(len(files)))
-	return files, failed
+	return files, moving, failed
 }
 
-// lookAt returns the file at path if there is something to read in it.
-func (c *Collector) lookAt(path string, seen map[string]bool) (*waiting, error) {
+// lookAt returns the file at path if there is something to read in it. moving
+// says that there is, but that it cannot be read before the file is at rest.
+func (c *Collector) lookAt(path string, seen map[string]bool) (w *waiting, moving bool, err error) {
 	st, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	id := identity(path, st)
 	if seen[id] { // under another name
-		return nil, nil
+		return nil, false, nil
 	}
 	seen[id] = true
 	now := c.o.Now()
-	w := c.watched[id]
-	unchanged := w != nil && w.size == st.Size() && w.mtime.Equal(st.ModTime())
+	known := c.watched[id]
+	unchanged := known != nil && known.size == st.Size() && known.mtime.Equal(st.ModTime())
 	if !unchanged {
-		held := w != nil && w.held
-		w = &watch{size: st.Size(), mtime: st.ModTime(), since: now, held: held}
-		c.watched[id] = w
+		held := known != nil && known.held
+		known = &watch{size: st.Size(), mtime: st.ModTime(), since: now, held: held}
+		c.watched[id] = known
 	}
-	rest := now.Sub(w.since) >= c.o.Rest || now.Sub(w.mtime) >= c.o.Rest
+	rest := now.Sub(known.since) >= c.o.Rest || now.Sub(known.mtime) >= c.o.Rest
 	p := c.places[id]
 	if p != nil {
 		p.Seen = now.Unix()
-		if unchanged && p.Path == path && p.Size == st.Size() && !w.held {
-			return nil, nil
+		if unchanged && p.Path == path && p.Size == st.Size() && !known.held {
+			return nil, false, nil
 		}
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer f.Close()
 	if p != nil {
 		same, err := p.same(f, st.Size())
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if !same {
 			c.o.Logger.Info("log file begins anew", "path", path)
@@ -120,9 +122,9 @@ func (c *Collector) lookAt(path string, seen map[string]bool) (*waiting, error) 
 	if p != nil {
 		from = p.Size
 	}
-	size, err := readable(f, from, st.Size(), rest)
+	size, moving, err := readable(f, from, st.Size(), rest)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if p == nil || p.Head < maxHead && p.Head < st.Size() {
 		if p == nil {
@@ -130,16 +132,16 @@ func (c *Collector) lookAt(path string, seen map[string]bool) (*waiting, error) 
 		}
 		p.Head = min(maxHead, st.Size())
 		if p.Sum, err = headSum(f, p.Head); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		c.places[id] = p
 		c.dirty = true
 	}
 	p.Path, p.Seen = path, now.Unix()
-	if size <= p.Size && !(w.held && rest) {
-		return nil, nil
+	if size <= p.Size && !(known.held && rest) {
+		return nil, moving, nil
 	}
-	return &waiting{path: path, place: p, size: size, rest: rest, begin: p.Offset}, nil
+	return &waiting{path: path, place: p, size: size, rest: rest, begin: p.Offset}, false, nil
 }
 
 // input opens the file where its place says, up to the size seen.
