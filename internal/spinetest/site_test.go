@@ -1,0 +1,411 @@
+package spinetest
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/detect/correlate"
+	"github.com/vedette-sec/vedette/detect/match"
+	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/storage"
+	"github.com/vedette-sec/vedette/stream"
+)
+
+const (
+	sources     = 3 // partitions of vedette.logs
+	partitions  = 2 // of vedette.observations
+	evidence    = 8
+	incarnation = 1
+)
+
+// site is one deployment: a ledger and a topic of observations over a log that
+// several sites may read.
+type site struct {
+	brokers      []string
+	observations string // topic
+	dsn          string
+	gens         generations
+	log          *slog.Logger
+}
+
+func (s *site) topics() []stream.Topic {
+	return []stream.Topic{
+		{Name: stream.TopicLogs, Partitions: sources},
+		{Name: stream.TopicDeadLetter, Partitions: 1},
+		{Name: s.observations, Partitions: partitions},
+	}
+}
+
+func (s *site) open(ctx context.Context) (*storage.DB, *stream.Client, error) {
+	db, err := storage.Open(ctx, storage.Options{DSN: s.dsn, MaxConns: 8, EvidenceLimit: evidence, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := stream.NewClient(stream.Config{Brokers: s.brokers})
+	if err != nil {
+		db.Close()
+		return nil, nil, err
+	}
+	return db, c, nil
+}
+
+// prepare makes the topics and says what the rules are.
+func (s *site) prepare(ctx context.Context, db *storage.DB, c *stream.Client) error {
+	if err := c.EnsureTopics(ctx, s.topics()...); err != nil {
+		return err
+	}
+	if err := db.EnsureLayout(ctx, partitions, sources); err != nil {
+		return err
+	}
+	for _, g := range s.gens {
+		if err := db.PutRuleVersions(ctx, g.set.Rules); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// faults decide what fails; the zero value lets everything pass.
+type faults struct {
+	mu  sync.Mutex
+	rnd *rand.Rand
+	one int // in how many calls one fails, and one other loses its answer
+}
+
+func (f *faults) draw() (before, after error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.rnd == nil {
+		return nil, nil
+	}
+	switch f.rnd.IntN(f.one) {
+	case 0:
+		return context.DeadlineExceeded, nil
+	case 1:
+		return nil, context.DeadlineExceeded
+	}
+	return nil, nil
+}
+
+func (f *faults) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rnd = nil
+}
+
+type faultyReader struct {
+	*stream.Reader
+	f *faults
+}
+
+func (r faultyReader) Read(ctx context.Context) (stream.Batch, error) {
+	if before, _ := r.f.draw(); before != nil {
+		return stream.Batch{}, before
+	}
+	return r.Reader.Read(ctx)
+}
+
+type faultyProducer struct {
+	*stream.Producer
+	f *faults
+}
+
+func (p faultyProducer) Produce(ctx context.Context, partition int32, recs []stream.Record) (int64, error) {
+	before, after := p.f.draw()
+	if before != nil {
+		return 0, before
+	}
+	n, err := p.Producer.Produce(ctx, partition, recs)
+	return n, errors.Join(err, after)
+}
+
+// faultyDB fails in front of a call, or behind it: what was done is done.
+type faultyDB struct {
+	*storage.DB
+	f *faults
+}
+
+func (d faultyDB) AcquireSource(ctx context.Context, inc uint32, p int32) (match.Position, error) {
+	before, after := d.f.draw()
+	if before != nil {
+		return match.Position{}, before
+	}
+	pos, err := d.DB.AcquireSource(ctx, inc, p)
+	return pos, errors.Join(err, after)
+}
+
+func (d faultyDB) SaveSource(ctx context.Context, inc uint32, p int32, pos match.Position) error {
+	before, after := d.f.draw()
+	if before != nil {
+		return before
+	}
+	return errors.Join(d.DB.SaveSource(ctx, inc, p, pos), after)
+}
+
+func (d faultyDB) Acquire(ctx context.Context, p int32) (correlate.Checkpoint, error) {
+	before, after := d.f.draw()
+	if before != nil {
+		return correlate.Checkpoint{}, before
+	}
+	cp, err := d.DB.Acquire(ctx, p)
+	return cp, errors.Join(err, after)
+}
+
+func (d faultyDB) Commit(ctx context.Context, c correlate.Commit) error {
+	before, after := d.f.draw()
+	if before != nil {
+		return before
+	}
+	return errors.Join(d.DB.Commit(ctx, c), after)
+}
+
+func (d faultyDB) Assemble(ctx context.Context, shard int32, epoch int64, f func(incident.Tx) error) error {
+	before, after := d.f.draw()
+	if before != nil {
+		return before
+	}
+	return errors.Join(d.DB.Assemble(ctx, shard, epoch, f), after)
+}
+
+// crew is one set of owners: match, correlate and the assembler of one process.
+type crew struct {
+	cancel context.CancelFunc
+	done   chan error // one for each part
+	parts  int
+}
+
+// crewOptions say how hurried the owners are.
+type crewOptions struct {
+	every  time.Duration // between saves and checkpoints
+	faults *faults
+}
+
+func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, error) {
+	fdb := faultyDB{db, o.faults}
+	producer, err := c.NewProducer(stream.ProducerOptions{Topic: s.observations})
+	if err != nil {
+		return nil, err
+	}
+	dead, err := c.NewLogAppender(stream.AppenderOptions{Partitions: sources, Logger: s.log})
+	if err != nil {
+		return nil, err
+	}
+	open := func(topic string, partition int32, offset int64) faultyReader {
+		return faultyReader{c.NewReader(stream.ReaderOptions{
+			Topic: topic, Partition: partition, Offset: offset, MaxWait: 50 * time.Millisecond, MaxBytes: 64 << 10,
+		}), o.faults}
+	}
+	var matcher *match.Owner
+	var group correlate.Group
+	for p := range int32(partitions) {
+		owner, err := correlate.NewOwner(correlate.OwnerOptions{
+			Partition: p, Engine: correlate.Options{Sources: sources, EvidenceLimit: evidence},
+			Open:   func(offset int64) correlate.PartitionReader { return open(s.observations, p, offset) },
+			Ledger: fdb, Generations: s.gens,
+			Rewind:      func(src detect.Source, next int64) { matcher.Rewind(src, next) },
+			CommitEvery: o.every, FindingDelay: o.every / 2, MarkEvery: 2 * o.every, Logger: s.log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		group = append(group, owner)
+	}
+	mo := match.OwnerOptions{
+		Incarnation: incarnation, Partitions: partitions, Observations: faultyProducer{producer, o.faults},
+		Open:        func(p int32, offset int64) match.SourceReader { return open(stream.TopicLogs, p, offset) },
+		DeadLetters: dead, Positions: fdb, Generations: s.gens, Vectors: group, SaveEvery: o.every, Logger: s.log,
+	}
+	for p := range int32(sources) {
+		mo.Sources = append(mo.Sources, p)
+	}
+	if matcher, err = match.NewOwner(mo); err != nil {
+		return nil, err
+	}
+	assembler, err := incident.New(incident.Options{
+		Ledger: fdb, Receivers: []incident.Receiver{{Name: "slack"}}, Poll: 20 * time.Millisecond, Batch: 50, Logger: s.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &crew{cancel: cancel, done: make(chan error, 8)}
+	for _, run := range []func(context.Context) error{group.Run, matcher.Run, assembler.Run} {
+		w.parts++
+		go func() { w.done <- run(ctx) }()
+	}
+	return w, nil
+}
+
+// kill ends the owners where they are and waits for them. Being fenced before is
+// no error.
+func (w *crew) kill() error {
+	w.cancel()
+	var errs []error
+	for range w.parts {
+		if err := <-w.done; err != nil && !errors.Is(err, match.ErrFenced) && !errors.Is(err, correlate.ErrFenced) && !errors.Is(err, incident.ErrFenced) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// settled waits until everything in the log is in the ledger and in incidents.
+func (s *site) settled(ctx context.Context, db *storage.DB, c *stream.Client) error {
+	for {
+		err := s.behind(ctx, db, c)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not settled in time: %w", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// behind says what has not been done yet.
+func (s *site) behind(ctx context.Context, db *storage.DB, c *stream.Client) error {
+	for p := range int32(sources) {
+		_, end, err := c.Bounds(ctx, stream.TopicLogs, p)
+		if err != nil {
+			return err
+		}
+		var next int64
+		err = db.Pool().QueryRow(ctx, "SELECT coalesce(next, 0) FROM source_position WHERE incarnation = $1 AND partition = $2", incarnation, p).Scan(&next)
+		if err != nil || next < end {
+			return fmt.Errorf("source %d is at %d of %d: %w", p, next, end, err)
+		}
+	}
+	states, err := db.CheckpointStates(ctx)
+	if err != nil {
+		return err
+	}
+	if len(states) < partitions {
+		return errors.New("no checkpoints")
+	}
+	for _, st := range states {
+		_, end, err := c.Bounds(ctx, s.observations, st.Partition)
+		if err != nil {
+			return err
+		}
+		if st.Mark.Position < end {
+			return fmt.Errorf("partition %d is at %d of %d", st.Partition, st.Mark.Position, end)
+		}
+		var number int64
+		err = db.Pool().QueryRow(ctx, "SELECT number FROM assembler_cursor WHERE layout = 1 AND partition = $1", st.Partition).Scan(&number)
+		var changed bool
+		if err == nil || errors.Is(err, pgx.ErrNoRows) {
+			err = db.Pool().QueryRow(ctx, "SELECT exists(SELECT FROM finding WHERE partition = $1 AND number > $2)", st.Partition, number).Scan(&changed)
+		}
+		if err != nil || changed {
+			return fmt.Errorf("assembler is at %d of partition %d: %w", number, st.Partition, err)
+		}
+	}
+	return nil
+}
+
+// deliveries gives for each place in the log the first place of the same bytes:
+// where a record was delivered more than once, after it was judged too, evidence
+// may point at any of its deliveries.
+type deliveries map[place]place
+
+type place struct {
+	partition int32
+	offset    int64
+}
+
+func readDeliveries(ctx context.Context, c *stream.Client) (deliveries, error) {
+	d := make(deliveries)
+	first := make(map[[sha256.Size]byte]place)
+	for p := range int32(sources) {
+		_, end, err := c.Bounds(ctx, stream.TopicLogs, p)
+		if err != nil {
+			return nil, err
+		}
+		r := c.NewReader(stream.ReaderOptions{Topic: stream.TopicLogs, Partition: p})
+		for r.Next() < end {
+			b, err := r.Read(ctx)
+			if err != nil {
+				return nil, err
+			}
+			for _, rec := range b.Records {
+				sum := sha256.Sum256(rec.Value)
+				at := place{p, rec.Offset}
+				if _, ok := first[sum]; !ok {
+					first[sum] = at
+				}
+				d[at] = first[sum]
+			}
+		}
+	}
+	return d, nil
+}
+
+// effects is what the promise covers: findings, profiles and incidents as sets,
+// without wall clock and surrogate columns.
+func effects(ctx context.Context, db *storage.DB, c *stream.Client) (map[string][]string, error) {
+	all := make(map[string][]string)
+	d, err := readDeliveries(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	err = db.EachFinding(ctx, func(f detect.Finding) error {
+		for i := range f.Evidence {
+			e := &f.Evidence[i]
+			at, ok := d[place{e.Source.Partition, e.Offset}]
+			if !ok {
+				return fmt.Errorf("finding %s points at offset %d of %d, where nothing is", f.ID, e.Offset, e.Source.Partition)
+			}
+			e.Source.Partition, e.Offset = at.partition, at.offset
+		}
+		all["finding"] = append(all["finding"], fmt.Sprintf("%+v", f))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for what, query := range map[string]string{
+		"profile": `SELECT concat_ws(' ', layout, partition, rule_version, page, encode(data, 'hex')) FROM profile`,
+		"incident": `SELECT concat_ws(' ', i.tenant, encode(i.opener, 'hex'), i.rule_id, i.rule_ids, i.title, i.severity, i.account, i.tags, i.count,
+			i.first_seen, i.last_seen, i.status, (SELECT string_agg(encode(f.id, 'hex'), ',' ORDER BY f.id) FROM finding f WHERE f.tenant = i.tenant AND f.incident_id = i.id),
+			(SELECT string_agg(receiver || ' ' || event, ',' ORDER BY receiver) FROM intent n WHERE n.tenant = i.tenant AND n.incident_id = i.id))
+			FROM incident i WHERE i.status <> 'merged'`,
+		"entity": `SELECT concat_ws(' ', tenant, encode(finding_id, 'hex'), type, value) FROM finding_entity`,
+	} {
+		rows, err := db.Pool().Query(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		if all[what], err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+			return nil, fmt.Errorf("read %ss: %w", what, err)
+		}
+	}
+	return all, nil
+}
+
+// quiet is a log that shows only when asked for.
+func quiet() *slog.Logger {
+	if os.Getenv("SPINETEST_LOG") != "" {
+		return slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+func within(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
