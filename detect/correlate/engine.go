@@ -232,7 +232,8 @@ func (e *Engine) Restore(pages []Page) error {
 }
 
 // Reset drops all windows and sets the vector and the clocks to a mark's state;
-// profiles stay. An empty state is the beginning of the partition.
+// profiles stay. An empty state is the beginning of the partition. What has not
+// been flushed stays too, so Flush first, or take a new engine.
 func (e *Engine) Reset(state []byte) error {
 	if err := e.c.decode(state); err != nil {
 		return err

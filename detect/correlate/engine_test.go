@@ -326,6 +326,25 @@ func TestUnmatchedVerdicts(t *testing.T) {
 	}
 }
 
+func TestTenantsAreApart(t *testing.T) {
+	r := countRule(2, time.Minute)
+	e := correlate.NewEngine(correlate.Options{EvidenceLimit: 5})
+	if err := e.AddRules(&rule.Set{Correlations: []*rule.Rule{r}}); err != nil {
+		t.Fatal(err)
+	}
+	for off, tenant := range []string{"x", "y", "x"} {
+		var b detect.SectionBuilder
+		b.Add(tenant, r.Version, keyOf("a"), detect.Observation{
+			Pointer: detect.Pointer{Source: source(0), Offset: int64(off)}, Time: start, Stamp: start, IDHash: uint64(off),
+		})
+		e.Apply(&detect.Section{Source: source(0), From: int64(off), To: int64(off) + 1, Clock: start, Groups: b.Groups()}, false)
+	}
+	fs, _ := e.Flush()
+	if len(fs) != 1 || fs[0].Tenant != "x" || fs[0].Count != 2 {
+		t.Errorf("found %+v, want both events of tenant x", fs)
+	}
+}
+
 func TestKeysPastTheBoundFold(t *testing.T) {
 	h := newHand(t, countRule(3, time.Minute), correlate.Options{Sources: 1, MaxKeys: 4})
 	for i := range 10 {
