@@ -36,6 +36,7 @@ type windowed struct {
 	due     heap[dueJudge]
 	tables  []*table // few: two, and what sources ahead of A bring
 
+	full    []byte // key being applied
 	touched []touch
 	// Scratch of evaluate, by pane of the 2m−1 around the one touched.
 	counts []int64
@@ -146,8 +147,8 @@ func (w *windowed) seek(c *cursor, gen int64) {
 }
 
 func (w *windowed) apply(g *detect.Group, next int64) {
-	full := slices.Clone(w.fullKey(g.Tenant, g.Key))
-	c := cursor{gen: never, full: full, hash: w.hash(full)}
+	w.full = append(w.full[:0], w.fullKey(g.Tenant, g.Key)...)
+	c := cursor{gen: never, full: w.full, hash: w.hash(w.full)}
 	w.touched = w.touched[:0]
 	for i := range g.Obs {
 		o := &g.Obs[i]
