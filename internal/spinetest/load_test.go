@@ -145,16 +145,24 @@ type generation struct {
 
 func newGenerations(t testing.TB) generations {
 	t.Helper()
+	g, err := loadGenerations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func loadGenerations() (generations, error) {
 	g := make(generations)
 	for i, text := range []string{ruleText + ruleTextMore, ruleText} {
 		set, _, err := rule.FromSources(map[string][]byte{"rules.yml": []byte(text)})
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		digest := fmt.Sprintf("generation-%d", i)
 		g[digest] = &generation{set, &match.Program{Digest: digest, Matcher: match.New(set), Enricher: enricher{i}}}
 	}
-	return g
+	return g, nil
 }
 
 func (g generations) Load(_ context.Context, digest string) (*match.Program, error) {
