@@ -201,4 +201,4 @@ type Finding struct {
 
 // VerdictUnknown marks findings that say that nothing could be judged: the logs
 // of the other side were missing.
-const VerdictUnknown = "unknown"
+const VerdictUnknown = detect.VerdictUnknown

@@ -75,20 +75,6 @@ func (q *Queries) DueIntents(ctx context.Context, arg DueIntentsParams) ([]DueIn
 	return items, nil
 }
 
-const freeIntents = `-- name: FreeIntents :execrows
-UPDATE intent i SET job = NULL, queued = least(i.queued, i.delivered)
-FROM (SELECT unnest($1::bigint[]) AS job) AS p
-WHERE i.job = p.job
-`
-
-func (q *Queries) FreeIntents(ctx context.Context, jobs []int64) (int64, error) {
-	result, err := q.db.Exec(ctx, freeIntents, jobs)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
-}
-
 const incidentEntities = `-- name: IncidentEntities :many
 SELECT DISTINCT e.type, e.value
 FROM finding f JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
@@ -322,42 +308,6 @@ func (q *Queries) IntentFailed(ctx context.Context, arg IntentFailedParams) erro
 		arg.Job,
 	)
 	return err
-}
-
-const intentJobs = `-- name: IntentJobs :many
-SELECT tenant, incident_id, receiver, job::bigint AS job FROM intent WHERE job IS NOT NULL ORDER BY job LIMIT $1::bigint
-`
-
-type IntentJobsRow struct {
-	Tenant     string
-	IncidentID pgtype.UUID
-	Receiver   string
-	Job        int64
-}
-
-func (q *Queries) IntentJobs(ctx context.Context, maxRows int64) ([]IntentJobsRow, error) {
-	rows, err := q.db.Query(ctx, intentJobs, maxRows)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []IntentJobsRow
-	for rows.Next() {
-		var i IntentJobsRow
-		if err := rows.Scan(
-			&i.Tenant,
-			&i.IncidentID,
-			&i.Receiver,
-			&i.Job,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const intentToTell = `-- name: IntentToTell :one

@@ -61,11 +61,3 @@ WHERE tenant = @tenant AND incident_id = @incident_id AND receiver = @receiver A
 SELECT receiver, min(waiting_since)::timestamptz AS since FROM intent
 WHERE delivered < wanted AND NOT given_up
 GROUP BY receiver;
-
--- name: IntentJobs :many
-SELECT tenant, incident_id, receiver, job::bigint AS job FROM intent WHERE job IS NOT NULL ORDER BY job LIMIT @max_rows::bigint;
-
--- name: FreeIntents :execrows
-UPDATE intent i SET job = NULL, queued = least(i.queued, i.delivered)
-FROM (SELECT unnest(@jobs::bigint[]) AS job) AS p
-WHERE i.job = p.job;
