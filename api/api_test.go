@@ -343,6 +343,9 @@ func incidentNo(n int) api.IncidentDetail {
 		}, {
 			FindingID: "000102030405060708090a0b0c0d0e0f", LogType: "aws.apigateway", EventID: "req-2", Time: start.Add(-59 * time.Minute),
 			State: "expired", Source: "1/0/4712",
+		}, {
+			FindingID: "000102030405060708090a0b0c0d0e0f", LogType: "aws.apigateway", EventID: "req-3", Time: start.Add(-58 * time.Minute),
+			State: "copied", Source: "1/0/4713", Size: 64, Raw: `{"owner":"111122223333","logGroup":"/aws/apigateway/orders","id":"1","message":"{\"requestId\":\"req-3\",\"status\":\"403\"}"}`,
 		}},
 		Audit: []api.AuditEntry{{At: start, Actor: "assembler", Action: "opened", Detail: json.RawMessage(`{"findings":1}`)}},
 	}

@@ -70,13 +70,24 @@ func hidden(r rune, lines bool) bool {
 	return r == unicode.ReplacementChar || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp)
 }
 
-// pretty indents a record if it is JSON, and cuts it to what a page can hold.
+// pretty indents a record if it is JSON, and cuts it to what a page can hold. A
+// log line within a CloudWatch Logs event is shown below it, as the record that it is.
 func pretty(raw string) string {
 	if len(raw) > maxShown {
 		return visible(strings.ToValidUTF8(raw[:maxShown], "\uFFFD"), true) + "\n…"
 	}
 	var b bytes.Buffer
 	if json.Indent(&b, []byte(raw), "", "  ") == nil {
+		var event struct {
+			Group   string `json:"logGroup"`
+			Message string `json:"message"`
+		}
+		if json.Unmarshal([]byte(raw), &event) == nil && event.Group != "" && strings.HasPrefix(event.Message, "{") {
+			b.WriteString("\n\n// message\n")
+			if json.Indent(&b, []byte(event.Message), "", "  ") != nil {
+				b.WriteString(event.Message)
+			}
+		}
 		raw = b.String()
 	}
 	return visible(raw, true)
