@@ -1,0 +1,87 @@
+package app
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vedette-sec/vedette/alerting"
+	"github.com/vedette-sec/vedette/alerting/pagerduty"
+	"github.com/vedette-sec/vedette/alerting/riverqueue"
+	"github.com/vedette-sec/vedette/alerting/slack"
+	"github.com/vedette-sec/vedette/alerting/webhook"
+	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/incident"
+)
+
+// incidentOptions are those of the assembler and of what people do: both make intents.
+func (a *App) incidentOptions() (incident.Options, error) {
+	o := incident.Options{
+		Ledger: a.db, Join: a.cfg.Incidents.JoinWindow, Records: records{a.kafka}, Logger: a.logger, Registerer: a.registry,
+	}
+	for _, r := range a.cfg.Alerting.Receivers {
+		level, err := detect.ParseLevel(r.MinSeverity)
+		if err != nil {
+			return o, fmt.Errorf("receiver %s: %w", r.Name, err)
+		}
+		o.Receivers = append(o.Receivers, incident.Receiver{Name: r.Name, MinSeverity: level})
+	}
+	return o, nil
+}
+
+// startAlert starts the assembler and the delivery of what it wants told.
+func (a *App) startAlert() error {
+	o, err := a.incidentOptions()
+	if err != nil {
+		return err
+	}
+	assembler, err := incident.New(o)
+	if err != nil {
+		return err
+	}
+	a.start(part{name: "assemble", run: assembler.Run})
+
+	ao := alerting.Options{Store: a.db.Intents(), Logger: a.logger, Registerer: a.registry, Link: a.link}
+	client := alerting.NewClient(alerting.ClientOptions{AllowInsecure: a.cfg.Alerting.AllowInsecure})
+	a.cleanup(client.Close)
+	var names []string
+	for i, r := range a.cfg.Alerting.Receivers {
+		n, err := notifier(r, client)
+		if err != nil {
+			return fmt.Errorf("receiver %s: %w", r.Name, err)
+		}
+		names = append(names, r.Name)
+		ao.Receivers = append(ao.Receivers, alerting.Receiver{Name: r.Name, MinSeverity: o.Receivers[i].MinSeverity, Notifier: n})
+	}
+	if ao.Queue, err = riverqueue.New(riverqueue.Options{Pool: a.db.Pool(), Receivers: names, Logger: a.logger}); err != nil {
+		return err
+	}
+	alerts, err := alerting.New(ao)
+	if err != nil {
+		return err
+	}
+	a.start(part{name: "deliver", run: alerts.Run})
+	return nil
+}
+
+// link is where people find an incident.
+func (a *App) link(_ string, id incident.ID) string {
+	base := a.cfg.API.ExternalURL
+	if base == "" {
+		base = "http://" + a.cfg.API.Listen
+	}
+	return strings.TrimSuffix(base, "/") + "/incidents/" + id.String()
+}
+
+func notifier(r config.Receiver, client *alerting.Client) (alerting.Notifier, error) {
+	url, key := alerting.Secret(r.URL.Reveal()), alerting.Secret(r.Key.Reveal())
+	switch r.Type {
+	case "slack":
+		return slack.New(slack.Options{URL: url, Client: client})
+	case "pagerduty":
+		return pagerduty.New(pagerduty.Options{RoutingKey: key, URL: url, Client: client})
+	case "webhook":
+		return webhook.New(webhook.Options{URL: url, Secrets: []alerting.Secret{key}, Client: client})
+	}
+	return nil, fmt.Errorf("type %q: want slack, pagerduty or webhook", r.Type)
+}

@@ -1,0 +1,362 @@
+// Package app wires the service together: it opens Kafka and Postgres, loads the
+// rules, starts the roles asked for and serves HTTP. `vedette run`, `vedette dev`
+// and the tests of the whole system boot the same App.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/detect/correlate"
+	"github.com/vedette-sec/vedette/detect/match"
+	"github.com/vedette-sec/vedette/storage"
+	"github.com/vedette-sec/vedette/stream"
+)
+
+// Role is a part of the service that may run in a process of its own.
+type Role string
+
+// The roles.
+const (
+	Collect   Role = "collect"
+	Match     Role = "match"
+	Correlate Role = "correlate"
+	Alert     Role = "alert" // assembles incidents and delivers notifications
+	API       Role = "api"   // HTTP: push, incidents, page, health, metrics
+)
+
+// Roles returns all roles.
+func Roles() []Role { return []Role{Collect, Match, Correlate, Alert, API} }
+
+// ParseRoles reads a comma-separated list.
+func ParseRoles(s string) ([]Role, error) {
+	var rs []Role
+	for _, f := range strings.Split(s, ",") {
+		r := Role(strings.TrimSpace(f))
+		if !slices.Contains(Roles(), r) {
+			return nil, fmt.Errorf("role %q: want some of collect, match, correlate, alert, api", f)
+		}
+		if !slices.Contains(rs, r) {
+			rs = append(rs, r)
+		}
+	}
+	return rs, nil
+}
+
+// Options say what to run.
+type Options struct {
+	Config  *config.Config
+	Roles   []Role // all if empty
+	Logger  *slog.Logger
+	Version string
+	// Retention bounds the topics that are created, for development; production
+	// sets it on the topics.
+	Retention Retention
+}
+
+// Retention bounds a topic: zero values leave the broker's defaults.
+type Retention struct {
+	Age          time.Duration
+	Bytes        int64 // of each partition
+	SegmentBytes int64
+}
+
+// App is a running service.
+type App struct {
+	o        Options
+	cfg      *config.Config
+	logger   *slog.Logger
+	registry *prometheus.Registry
+
+	db       *storage.DB
+	kafka    *stream.Client
+	appender *stream.LogAppender
+	gens     generations
+
+	ctx      context.Context // ends at Stop
+	cancel   context.CancelFunc
+	parts    *supervisor
+	http     *http.Server
+	listener net.Listener
+	httpErr  chan error
+	cleanups []func() // last in, first out
+}
+
+// startTimeout bounds what has to answer before the service runs.
+const startTimeout = 60 * time.Second
+
+// Start brings the service up and returns once everything fallible has been
+// done: the listener is bound, the schema migrated, the rules loaded. Stop ends
+// it. ctx bounds the start only.
+func Start(ctx context.Context, o Options) (_ *App, err error) {
+	if len(o.Roles) == 0 {
+		o.Roles = Roles()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	a := &App{o: o, cfg: o.Config, logger: o.Logger, registry: prometheus.NewRegistry(), httpErr: make(chan error, 1)}
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	a.parts = newSupervisor(a.logger)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	defer func() {
+		if err != nil {
+			a.shutdown()
+		}
+	}()
+	if a.has(API) {
+		// First, so that a port in use is told before anything is touched.
+		if a.listener, err = net.Listen("tcp", a.cfg.API.Listen); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", a.cfg.API.Listen, plain(err))
+		}
+		a.cleanup(func() { a.listener.Close() })
+	}
+	if err := a.openStores(ctx); err != nil {
+		return nil, err
+	}
+	a.gens = generations{store: a.db, dataDir: a.cfg.DataDir}
+	if err := a.Reload(ctx, a.cfg); err != nil {
+		return nil, err
+	}
+	if err := a.startPipeline(); err != nil {
+		return nil, err
+	}
+	if a.has(Alert) {
+		if err := a.startAlert(); err != nil {
+			return nil, err
+		}
+	}
+	if a.has(Collect) {
+		if err := a.startCollect(); err != nil {
+			return nil, err
+		}
+	}
+	if a.has(API) {
+		if err := a.startAPI(); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+func (a *App) has(r Role) bool { return slices.Contains(a.o.Roles, r) }
+
+func (a *App) cleanup(f func()) { a.cleanups = append(a.cleanups, f) }
+
+// openStores opens Postgres and Kafka and brings schema and topics into shape.
+func (a *App) openStores(ctx context.Context) (err error) {
+	c := a.cfg
+	if a.db, err = storage.Open(ctx, storage.Options{
+		DSN: c.Postgres.DSN.Reveal(), MaxConns: int32(c.Postgres.MaxConnections), EvidenceLimit: c.Incidents.Evidence,
+		Log: a.logger, Registerer: a.registry,
+	}); err != nil {
+		return fmt.Errorf("open Postgres: %w", err)
+	}
+	a.cleanup(a.db.Close)
+	if err := a.db.Migrate(ctx); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	if err := a.db.EnsureLayout(ctx, c.Kafka.ObservationPartitions, c.Kafka.LogsPartitions); err != nil {
+		return err
+	}
+	if a.kafka, err = stream.NewClient(KafkaConfig(c.Kafka)); err != nil {
+		return fmt.Errorf("open Kafka: %w", err)
+	}
+	a.cleanup(a.kafka.Close)
+	topic := func(name string, partitions int) stream.Topic {
+		r := a.o.Retention
+		return stream.Topic{
+			Name: name, Partitions: partitions, Replication: c.Kafka.Replication,
+			Retention: r.Age, RetentionBytes: r.Bytes, SegmentBytes: r.SegmentBytes,
+		}
+	}
+	if err := a.kafka.EnsureTopics(ctx,
+		topic(stream.TopicLogs, c.Kafka.LogsPartitions),
+		topic(stream.TopicObservations, c.Kafka.ObservationPartitions),
+		topic(stream.TopicDeadLetter, 1),
+	); err != nil {
+		return fmt.Errorf("prepare topics: %w", err)
+	}
+	a.appender, err = a.kafka.NewLogAppender(stream.AppenderOptions{
+		Partitions: c.Kafka.LogsPartitions, Metrics: stream.NewMetrics(a.registry), Logger: a.logger,
+	})
+	if err != nil {
+		return fmt.Errorf("open the log: %w", err)
+	}
+	a.cleanup(a.appender.Close)
+	return nil
+}
+
+// KafkaConfig says the configuration in the stream package's terms.
+func KafkaConfig(k config.Kafka) stream.Config {
+	return stream.Config{
+		Brokers: k.Brokers,
+		TLS:     stream.TLSConfig{Enabled: k.TLS, CAFile: k.CAFile},
+		SASL: stream.SASLConfig{
+			Mechanism: strings.ToUpper(k.SASL.Mechanism), Username: k.SASL.Username, Password: stream.Secret(k.SASL.Password.Reveal()),
+		},
+	}
+}
+
+// Reload reads rules, databases and inventory as c names them and puts what they
+// say into force from a recorded place in the log on. If anything of it does not
+// load, what is in force stays, and the error says what is wrong. Nothing else of
+// c is looked at.
+func (a *App) Reload(ctx context.Context, c *config.Config) error {
+	gen, warnings, err := newGeneration(c.Rules, c.Enrich, a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		a.logger.Warn("rule", "warning", w.String())
+	}
+	digest, content, err := gen.content()
+	if err != nil {
+		return err
+	}
+	set, e, err := gen.compile(a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	if err := a.db.PutRuleVersions(ctx, set.Correlations); err != nil {
+		return fmt.Errorf("store rule versions: %w", err)
+	}
+	if err := a.db.PutGeneration(ctx, digest, content); err != nil {
+		return fmt.Errorf("store generation: %w", err)
+	}
+	if err := a.appender.Broadcast(ctx, stream.LogMessage{Kind: stream.KindGeneration, Generation: digest}); err != nil {
+		return fmt.Errorf("put generation into force: %w", err)
+	}
+	for _, attr := range e.Blind() {
+		a.logger.Warn("rules that ask for this attribute are blind: no database knows it", "attribute", attr.String())
+	}
+	a.logger.Info("rules in force", "generation", digest, "rules", len(set.Correlations))
+	return nil
+}
+
+// startPipeline starts the clock of the log, match and correlate.
+func (a *App) startPipeline() error {
+	sources := a.cfg.Kafka.LogsPartitions
+	if a.has(Collect) || a.has(API) {
+		a.start(part{name: "append", run: a.appender.Run})
+	}
+	var owners correlate.Group
+	var matcher *match.Owner
+	if a.has(Correlate) {
+		metrics := correlate.NewMetrics(a.registry)
+		for p := range int32(a.cfg.Kafka.ObservationPartitions) {
+			o, err := correlate.NewOwner(correlate.OwnerOptions{
+				Partition: p,
+				Engine:    correlate.Options{Sources: sources, EvidenceLimit: a.cfg.Incidents.Evidence},
+				Open: func(offset int64) correlate.PartitionReader {
+					return a.kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicObservations, Partition: p, Offset: offset})
+				},
+				Ledger: a.db, Generations: correlating{a.gens}, Metrics: metrics, Logger: a.logger,
+				Rewind: func(s source, next int64) {
+					if matcher != nil {
+						matcher.Rewind(s, next)
+					}
+				},
+			})
+			if err != nil {
+				return err
+			}
+			owners = append(owners, o)
+		}
+	}
+	if a.has(Match) {
+		observations, err := a.kafka.NewProducer(stream.ProducerOptions{Topic: stream.TopicObservations})
+		if err != nil {
+			return err
+		}
+		o := match.OwnerOptions{
+			Partitions: a.cfg.Kafka.ObservationPartitions,
+			Open: func(partition int32, offset int64) match.SourceReader {
+				return a.kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicLogs, Partition: partition, Offset: offset})
+			},
+			Observations: observations, DeadLetters: a.appender, Positions: a.db, Generations: matching{a.gens},
+			Metrics: match.NewMetrics(a.registry), Logger: a.logger,
+		}
+		if len(owners) > 0 {
+			o.Vectors = owners
+		}
+		for p := range int32(sources) {
+			o.Sources = append(o.Sources, p)
+		}
+		if matcher, err = match.NewOwner(o); err != nil {
+			return err
+		}
+	}
+	// The owners run until their process ends: those that are fenced stop for good.
+	for i, o := range owners {
+		a.start(part{
+			name: fmt.Sprintf("correlate %d", i), run: o.Run,
+			final: func(err error) bool {
+				return errors.Is(err, correlate.ErrFenced) || errors.Is(err, stream.ErrTruncated)
+			},
+		})
+	}
+	if matcher != nil {
+		a.start(part{
+			name: "match", run: matcher.Run,
+			final: func(err error) bool { return errors.Is(err, match.ErrFenced) || errors.Is(err, stream.ErrTruncated) },
+		})
+	}
+	return nil
+}
+
+func (a *App) start(p part) { a.parts.start(a.ctx, p) }
+
+// Addr is where the API listens.
+func (a *App) Addr() string { return a.listener.Addr().String() }
+
+// DB is the ledger.
+func (a *App) DB() *storage.DB { return a.db }
+
+// Failed tells when the service cannot go on by itself: the listener died.
+func (a *App) Failed() <-chan error { return a.httpErr }
+
+// httpDrain is how long requests may take to end at Stop.
+const httpDrain = 2 * time.Second
+
+// Stop ends the service: HTTP drains, the roles stop, what they opened closes.
+func (a *App) Stop() {
+	if a.http != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), httpDrain)
+		defer cancel()
+		if err := a.http.Shutdown(ctx); err != nil {
+			a.http.Close()
+		}
+	}
+	a.shutdown()
+}
+
+func (a *App) shutdown() {
+	a.cancel()
+	a.parts.wait()
+	for _, f := range slices.Backward(a.cleanups) {
+		f()
+	}
+}
+
+// plain is the cause of a network error, without Go's wrapping.
+func plain(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}

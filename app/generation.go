@@ -1,0 +1,197 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/detect/enrich"
+	"github.com/vedette-sec/vedette/detect/match"
+	"github.com/vedette-sec/vedette/detect/rule"
+	"github.com/vedette-sec/vedette/detect/rules"
+)
+
+// generation is what makes match a function of the record: the rules and the
+// enrichment, by value. Databases are named by digest and looked for in the data
+// directory's geo folder.
+type generation struct {
+	Rules     map[string][]byte `json:"rules"` // file → content
+	Geo       []string          `json:"geo,omitempty"`
+	Inventory enrich.Inventory  `json:"inventory"`
+}
+
+// content is the canonical form of g, and digest names it.
+func (g generation) content() (digest string, content []byte, err error) {
+	content, err = json.Marshal(g) // maps are written in the order of their keys
+	if err != nil {
+		return "", nil, fmt.Errorf("encode generation: %w", err)
+	}
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:16]), content, nil
+}
+
+// compile loads what g names.
+func (g generation) compile(dataDir string) (*rule.Set, *enrich.Enricher, error) {
+	set, _, err := rule.FromSources(g.Rules)
+	if err != nil {
+		return nil, nil, fmt.Errorf("rules: %w", err)
+	}
+	o := enrich.Options{Inventory: g.Inventory}
+	for _, sum := range g.Geo {
+		o.Databases = append(o.Databases, geoPath(dataDir, sum))
+	}
+	e, err := enrich.New(o)
+	if err != nil {
+		return nil, nil, fmt.Errorf("enrichment: %w", err)
+	}
+	return set, e, nil
+}
+
+// RuleSources reads the shipped rules, unless they are switched off, and those
+// under paths.
+func RuleSources(c config.Rules) (map[string][]byte, []rule.Warning, error) {
+	sources := map[string][]byte{}
+	if c.Shipped {
+		err := fs.WalkDir(rules.FS, ".", func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			b, err := fs.ReadFile(rules.FS, name)
+			sources["vedette/"+name] = b
+			return err
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("read the shipped rules: %w", err)
+		}
+	}
+	if len(c.Paths) > 0 {
+		set, _, err := rule.Load(c.Paths)
+		if err != nil {
+			return nil, nil, err
+		}
+		for name, b := range set.Sources() {
+			if _, ok := sources[name]; ok {
+				return nil, nil, fmt.Errorf("rule file %s: the name is taken", name)
+			}
+			sources[name] = b
+		}
+	}
+	_, warnings, err := rule.FromSources(sources)
+	return sources, warnings, err
+}
+
+// newGeneration reads everything that the configuration names, from now on by
+// value: the databases are copied into the data directory under their digests.
+func newGeneration(r config.Rules, e config.Enrich, dataDir string) (generation, []rule.Warning, error) {
+	g := generation{Inventory: Inventory(e.Inventory)}
+	sources, warnings, err := RuleSources(r)
+	if err != nil {
+		return g, nil, fmt.Errorf("load rules: %w", err)
+	}
+	g.Rules = sources
+	for _, path := range e.GeoDatabases {
+		sum, err := keepGeo(dataDir, path)
+		if err != nil {
+			return g, nil, fmt.Errorf("load database %s: %w", path, err)
+		}
+		g.Geo = append(g.Geo, sum)
+	}
+	return g, warnings, nil
+}
+
+// Inventory says the configuration in the enrich package's terms.
+func Inventory(c config.Inventory) enrich.Inventory {
+	var inv enrich.Inventory
+	for name, f := range c.Functions {
+		inv.Functions = append(inv.Functions, enrich.Function{
+			Name: name, Gateways: f.Gateways, Authorizers: f.Authorizers, HTTPAuthorizer: f.HTTPAuthorizer,
+			Services: f.Services, EventSources: f.EventSources, Principals: f.Principals,
+		})
+	}
+	slices.SortFunc(inv.Functions, func(a, b enrich.Function) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return inv
+}
+
+func geoPath(dataDir, sum string) string { return filepath.Join(dataDir, "geo", sum+".mmdb") }
+
+// keepGeo copies a database to where any generation that names it finds it.
+func keepGeo(dataDir, path string) (sum string, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.Sum256(b)
+	sum = hex.EncodeToString(h[:])
+	to := geoPath(dataDir, sum)
+	if _, err := os.Stat(to); err == nil {
+		return sum, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return "", err
+	}
+	tmp := to + ".tmp"
+	if err := os.WriteFile(tmp, b, 0o644); err != nil {
+		return "", err
+	}
+	return sum, os.Rename(tmp, to)
+}
+
+// generationStore is where generations are kept by digest: Postgres.
+type generationStore interface {
+	Generation(ctx context.Context, digest string) ([]byte, error)
+	FirstGeneration(ctx context.Context) (digest string, content []byte, err error)
+}
+
+// generations makes stored generations ready to run.
+type generations struct {
+	store   generationStore
+	dataDir string
+}
+
+func (g generations) read(ctx context.Context, digest string) (*rule.Set, *enrich.Enricher, error) {
+	content, err := g.store.Generation(ctx, digest)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read generation: %w", err)
+	}
+	var gen generation
+	if err := json.Unmarshal(content, &gen); err != nil {
+		return nil, nil, fmt.Errorf("decode generation %.12s: %w", digest, err)
+	}
+	return gen.compile(g.dataDir)
+}
+
+// matching is generations as match's owner wants them.
+type matching struct{ generations }
+
+func (m matching) Load(ctx context.Context, digest string) (*match.Program, error) {
+	set, e, err := m.read(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	return &match.Program{Digest: digest, Matcher: match.New(set), Enricher: e}, nil
+}
+
+func (m matching) First(ctx context.Context) (string, error) {
+	digest, _, err := m.store.FirstGeneration(ctx)
+	return digest, err
+}
+
+// correlating is generations as correlate's owner wants them.
+type correlating struct{ generations }
+
+func (c correlating) Rules(ctx context.Context, digest string) (*rule.Set, error) {
+	set, _, err := c.read(ctx, digest)
+	return set, err
+}
