@@ -39,7 +39,7 @@ type ledger struct {
 	kill   int
 }
 
-func newLedger(t *testing.T) *ledger {
+func newLedger(t testing.TB) *ledger {
 	ctx := t.Context()
 	l := &ledger{DB: pgtest.New(t), kill: -1}
 	if err := l.EnsureLayout(ctx, partitions, 1); err != nil {

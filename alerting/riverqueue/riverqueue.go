@@ -3,6 +3,7 @@ package riverqueue
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ type Options struct {
 	Workers int           // at once, for each receiver; 4
 	Timeout time.Duration // of one job, more than a notifier's deadline; 45 s
 	Rescue  time.Duration // a job of a process that died is run again after this; 2 min
-	Stop    time.Duration // how long jobs under way may take to end when Run is to; 5 s
+	Stop    time.Duration // how long jobs under way may take to end when Run is to, before they are cancelled; 2 s
 	Fetch   time.Duration // least time between two fetches; 50 ms
 	Logger  *slog.Logger  // discards if nil
 }
@@ -48,7 +49,7 @@ func New(o Options) (*Queue, error) {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&o.Timeout, 45 * time.Second}, {&o.Rescue, 2 * time.Minute}, {&o.Stop, 5 * time.Second}, {&o.Fetch, 50 * time.Millisecond}} {
+	}{{&o.Timeout, 45 * time.Second}, {&o.Rescue, 2 * time.Minute}, {&o.Stop, 2 * time.Second}, {&o.Fetch, 50 * time.Millisecond}} {
 		if *d.v <= 0 {
 			*d.v = d.def
 		}
@@ -80,10 +81,10 @@ func (args) Kind() string { return "vedette_notify" }
 // and only a process that dies while it works spends one.
 const attempts = 1000
 
-// queueOf names a receiver's queue in the characters that River allows.
+// queueOf names a receiver's queue: River allows 64 characters, of few kinds.
 func queueOf(receiver string) string {
-	name := hex.EncodeToString([]byte(receiver))
-	return "notify_" + name[:min(len(name), 100)]
+	sum := sha256.Sum256([]byte(receiver))
+	return "notify_" + hex.EncodeToString(sum[:12])
 }
 
 // Enqueue inserts a job for each delivery.

@@ -125,6 +125,8 @@ CROSS JOIN LATERAL (
 -- name: LockIncidents :many
 SELECT * FROM incident WHERE tenant = @tenant AND id = ANY (@ids::uuid[]) ORDER BY id FOR UPDATE;
 
+-- The type is compared by its text alone so that no plan, least of all one made
+-- before the table has statistics, goes through all findings of an account.
 -- name: IncidentTotals :many
 SELECT f.incident_id::uuid AS incident_id, f.rule_version, (f.verdict = 'unknown')::boolean AS unknown,
     count(*) AS findings, sum(f.count)::bigint AS count,
@@ -132,7 +134,7 @@ SELECT f.incident_id::uuid AS incident_id, f.rule_version, (f.verdict = 'unknown
     (array_agg(f.id ORDER BY f.first_time, f.id))[1]::bytea AS opener,
     coalesce(min(e.value), '')::text AS account
 FROM finding f
-LEFT JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id AND e.type = 'cloud.account.uid'
+LEFT JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id AND e.type || '' = 'cloud.account.uid'
 WHERE f.tenant = @tenant AND f.incident_id = ANY (@incident_ids::uuid[])
 GROUP BY f.incident_id, f.rule_version, (f.verdict = 'unknown');
 
