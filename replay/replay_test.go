@@ -320,6 +320,9 @@ func TestPlacesAndCounts(t *testing.T) {
 func TestNoRecordIsForgotten(t *testing.T) {
 	var b strings.Builder
 	n := 60_000
+	if testing.Short() {
+		n = 15_000
+	}
 	for i := range n {
 		b.WriteString(denied(fmt.Sprint("e", i), fmt.Sprintf("192.0.2.%d", i%200), i*30) + "\n")
 	}

@@ -168,6 +168,9 @@ func list(v any) []any {
 
 // like compares as Sigma does: without case, * and ? are wildcards.
 func like(pattern, s string) bool {
+	if !strings.ContainsAny(pattern, "*?") {
+		return strings.EqualFold(pattern, s)
+	}
 	esc := strings.NewReplacer(`[`, `\[`, `]`, `\]`)
 	// path.Match stops at slashes.
 	ok, err := path.Match(esc.Replace(strings.ReplaceAll(strings.ToLower(pattern), "/", "\x00")), strings.ReplaceAll(strings.ToLower(s), "/", "\x00"))

@@ -114,9 +114,9 @@ const longest = 27 * 60_000
 
 func (s *sim) episode(name string, start int64, rng *rand.Rand) {
 	m := &mark{label: Label{Episode: name}}
-	// In a short simulation they are shorter as well.
+	// In a short simulation they are shorter as well, but still attacks.
 	scale := min(1, float64(s.end-s.start)/float64(4*time.Hour.Milliseconds()))
-	span := func(minutes int64) int64 { return int64(float64(minutes*60_000) * scale) }
+	span := func(minutes int64) int64 { return max(int64(float64(minutes*60_000)*scale), 90_000) }
 	switch name {
 	case CredentialStuffing:
 		s.stuffing(m, start, span(6), rng)

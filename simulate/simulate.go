@@ -20,19 +20,19 @@ import (
 	"time"
 )
 
-// DefaultRate is the mean rate if none is given: log records a second, about
+// DefaultRate is the mean rate if none is given: log records a second, six or
 // seven of which belong to one request.
 const DefaultRate = 0.7
 
 // recordsPerRequest is how many log records a request causes on average.
-const recordsPerRequest = 7
+const recordsPerRequest = 6.5
 
 // Options say what to simulate.
 type Options struct {
 	Seed     uint64
 	Start    time.Time     // of the simulated time
 	Duration time.Duration // at least MinDuration
-	Rate     float64       // log records a second on average; 0: DefaultRate
+	Rate     float64       // log records a second, on average over the time; 0: DefaultRate
 	Episodes []string      // names of episodes, or "all", or "none"; empty: all
 	Out      string        // directory; logs/ and labels.json in it must not exist yet
 }
@@ -108,6 +108,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 type sim struct {
 	opts       Options
 	start, end int64
+	meanLoad   float64
 	rng        *rand.Rand // of the benign traffic: the same requests with and without episodes
 	ids        *rand.Rand
 	out        *output
@@ -133,6 +134,7 @@ func newSim(o Options, out *output) *sim {
 		fns:   map[string]*fn{},
 	}
 	s.populate()
+	s.meanLoad = meanLoad(s.start, s.end)
 	return s
 }
 

@@ -42,10 +42,21 @@ func load(t int64) float64 {
 
 const maxLoad = 1.55
 
+// meanLoad is load's mean over a time.
+func meanLoad(start, end int64) float64 {
+	const step = 5 * 60_000
+	sum, n := 0.0, 0
+	for t := start; t < end; t += step {
+		sum += load(t)
+		n++
+	}
+	return sum / float64(n)
+}
+
 // nextRequest is the arrival of requests: a Poisson process whose rate follows
 // load, by thinning.
 func (s *sim) nextRequest(t int64) {
-	perMs := s.opts.Rate / recordsPerRequest / 1000 * maxLoad
+	perMs := s.opts.Rate / recordsPerRequest / 1000 / s.meanLoad * maxLoad
 	gap := int64(s.rng.ExpFloat64() / perMs)
 	s.at(t+max(gap, 1), s.nextRequest)
 	if s.rng.Float64()*maxLoad > load(t) {

@@ -109,7 +109,8 @@ type Collector struct {
 	told     time.Time // when progress was last broadcast
 	saved    time.Time
 	dirty    bool
-	moving   bool // a file is being written that cannot be read yet: what is in it may be as old as anything
+	moving   time.Time // since when there is something in files being written that cannot be read yet; zero if there is not
+	first    time.Time // end of the first look: what comes since is as new as its source makes it
 	caughtUp atomic.Bool
 }
 
@@ -126,7 +127,7 @@ func New(o Options) (*Collector, error) {
 }
 
 // CaughtUp reports whether everything that was there at the last look has been
-// appended.
+// appended, and its progress told.
 func (c *Collector) CaughtUp() bool { return c.caughtUp.Load() }
 
 // Run collects until ctx ends, and then returns nil. It returns an error only if
@@ -141,23 +142,32 @@ func (c *Collector) Run(ctx context.Context) error {
 	}
 	defer c.saveLast(ctx)
 	for ctx.Err() == nil {
+		began := c.o.Now()
 		files, moving, failed := c.look()
+		looked := c.o.Now().Sub(began)
 		c.moving = moving
-		again := false // there may be more that is as old as what was just read
+		if c.first.IsZero() {
+			c.first = began.Add(looked)
+		}
+		read := 0
 		if len(files) > 0 {
-			c.caughtUp.Store(false)
-			read, broken := c.pass(ctx, files)
-			again, failed = read > 0, failed || broken
-		} else if !failed && !moving {
-			before := c.caughtUp.Swap(true)
-			c.progress(ctx, c.o.Now().UnixNano(), true, !before)
+			var broken bool
+			read, broken = c.pass(ctx, files)
+			failed = failed || broken
+		}
+		if ctx.Err() != nil {
+			return nil
 		}
 		if failed {
 			c.progress(ctx, math.MinInt64, false, false)
+		} else { // all that was there when the look began has been appended
+			c.progress(ctx, began.UnixNano(), true, !c.caughtUp.Load())
 		}
+		c.caughtUp.Store(!failed && c.moving.IsZero())
 		c.save(ctx, false)
-		if !again || failed {
-			sleep(ctx, c.o.Poll)
+		if read == 0 || failed {
+			// Looking at very many files may take its time, but not all of it.
+			sleep(ctx, max(c.o.Poll, 10*looked))
 		}
 	}
 	return nil
@@ -193,12 +203,23 @@ func (c *Collector) progress(ctx context.Context, through int64, live, now bool)
 	} else {
 		return
 	}
-	if c.moving {
-		through = math.MinInt64
-	}
+	through = c.readable(through)
 	for _, t := range slices.Sorted(maps.Keys(c.through)) {
 		c.tell(ctx, t, through, live)
 	}
+}
+
+// readable bounds a promise by what stands in files that cannot be read yet. In
+// those that were there at the start it may be as old as anything. A file that
+// comes later is as new as its source makes it: all before it came is there.
+func (c *Collector) readable(through int64) int64 {
+	switch {
+	case c.moving.IsZero():
+		return through
+	case c.moving.After(c.first):
+		return min(through, c.moving.UnixNano())
+	}
+	return math.MinInt64
 }
 
 func (c *Collector) tell(ctx context.Context, t event.Type, through int64, live bool) {
@@ -229,10 +250,7 @@ func (c *Collector) declare(ctx context.Context, types map[event.Type]bool, head
 	slices.Sort(fresh)
 	for _, t := range fresh {
 		c.through[t] = math.MinInt64
-		if c.moving {
-			head = math.MinInt64
-		}
-		c.tell(ctx, t, head, false)
+		c.tell(ctx, t, c.readable(head), false)
 	}
 }
 

@@ -222,6 +222,40 @@ func TestCollectPromisesNothingBeforeAMovingFileWasRead(t *testing.T) {
 	})
 }
 
+// Files that keep coming, each unreadable for a while, hold no promise back for
+// longer than that.
+func TestCollectPromisesWhileFilesKeepComing(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "first.json.gz"), trail("x", 1)+"\n")
+	synctest.Test(t, func(t *testing.T) {
+		var k kafka
+		defer collecting(t, dir, &k, &cursors{})()
+		for i := range 60 {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			write(t, filepath.Join(dir, fmt.Sprintf("%d.json.gz", i)), trail(fmt.Sprint("e", i), i)+"\n")
+			appendTo(t, filepath.Join(dir, "plain.json"), trail(fmt.Sprint("p", i), i)+"\n")
+			if i < 10 {
+				continue
+			}
+			k.mu.Lock()
+			last := k.msgs[len(k.msgs)-1]
+			for j := len(k.msgs) - 1; last.Kind != stream.KindProgress; j-- {
+				last = k.msgs[j]
+			}
+			k.mu.Unlock()
+			if behind := time.Since(last.Through); behind > 6*time.Second {
+				t.Fatalf("after %d files the promise is %v behind", i+1, behind)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := k.records(t); len(got) != 121 {
+			t.Errorf("%d records", len(got))
+		}
+	})
+}
+
 func TestCollectDocumentsBeingWritten(t *testing.T) {
 	dir := t.TempDir()
 	a := filepath.Join(dir, "a.json")

@@ -23,6 +23,7 @@ type watch struct {
 	mtime time.Time
 	since time.Time // when it was first seen like this
 	held  bool      // its end could not be read yet
+	from  time.Time // since when there is something in it that cannot be read yet; zero if there is not
 }
 
 // waiting is a file with something to read.
@@ -38,8 +39,9 @@ type waiting struct {
 }
 
 // look finds the files with something to read. failed says that some could not
-// be looked at, moving that some are being written and cannot be read yet.
-func (c *Collector) look() (files []*waiting, moving, failed bool) {
+// be looked at; moving, since when there is something in files being written that
+// cannot be read yet, the zero time if there is not.
+func (c *Collector) look() (files []*waiting, moving time.Time, failed bool) {
 	var paths []string
 	for _, p := range c.o.Paths {
 		found, err := List([]string{p})
@@ -54,8 +56,10 @@ func (c *Collector) look() (files []*waiting, moving, failed bool) {
 	}
 	seen := map[string]bool{}
 	for _, path := range paths {
-		w, busy, err := c.lookAt(path, seen)
-		moving = moving || busy
+		w, from, err := c.lookAt(path, seen)
+		if !from.IsZero() && (moving.IsZero() || from.Before(moving)) {
+			moving = from
+		}
 		switch {
 		case errors.Is(err, os.ErrNotExist): // gone meanwhile
 		case err != nil:
@@ -75,43 +79,51 @@ func (c *Collector) look() (files []*waiting, moving, failed bool) {
 	return files, moving, failed
 }
 
-// lookAt returns the file at path if there is something to read in it. moving
-// says that there is, but that it cannot be read before the file is at rest.
-func (c *Collector) lookAt(path string, seen map[string]bool) (w *waiting, moving bool, err error) {
+// lookAt returns the file at path if there is something to read in it. moving is
+// since when there is what cannot be read before the file is at rest.
+func (c *Collector) lookAt(path string, seen map[string]bool) (w *waiting, moving time.Time, err error) {
 	st, err := os.Stat(path)
 	if err != nil {
-		return nil, false, err
+		return nil, moving, err
 	}
 	id := identity(path, st)
 	if seen[id] { // under another name
-		return nil, false, nil
+		return nil, moving, nil
 	}
 	seen[id] = true
 	now := c.o.Now()
 	known := c.watched[id]
 	unchanged := known != nil && known.size == st.Size() && known.mtime.Equal(st.ModTime())
 	if !unchanged {
-		held := known != nil && known.held
-		known = &watch{size: st.Size(), mtime: st.ModTime(), since: now, held: held}
+		k := &watch{size: st.Size(), mtime: st.ModTime(), since: now}
+		if known != nil {
+			k.held, k.from = known.held, known.from
+		}
+		known = k
 		c.watched[id] = known
 	}
 	rest := now.Sub(known.since) >= c.o.Rest || now.Sub(known.mtime) >= c.o.Rest
 	p := c.places[id]
 	if p != nil {
 		p.Seen = now.Unix()
-		if unchanged && p.Path == path && p.Size == st.Size() && !known.held {
-			return nil, false, nil
+		if unchanged && p.Path == path {
+			switch {
+			case known.held && !rest:
+				return nil, known.from, nil
+			case p.Size == st.Size() && !known.held:
+				return nil, moving, nil
+			}
 		}
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, false, err
+		return nil, moving, err
 	}
 	defer f.Close()
 	if p != nil {
 		same, err := p.same(f, st.Size())
 		if err != nil {
-			return nil, false, err
+			return nil, moving, err
 		}
 		if !same {
 			c.o.Logger.Info("log file begins anew", "path", path)
@@ -122,9 +134,15 @@ func (c *Collector) lookAt(path string, seen map[string]bool) (w *waiting, movin
 	if p != nil {
 		from = p.Size
 	}
-	size, moving, err := readable(f, from, st.Size(), rest)
+	size, busy, err := readable(f, from, st.Size(), rest)
 	if err != nil {
-		return nil, false, err
+		return nil, moving, err
+	}
+	switch busy = busy || known.held && !rest; {
+	case !busy:
+		known.from = time.Time{}
+	case known.from.IsZero():
+		known.from = now
 	}
 	if p == nil || p.Head < maxHead && p.Head < st.Size() {
 		if p == nil {
@@ -132,16 +150,16 @@ func (c *Collector) lookAt(path string, seen map[string]bool) (w *waiting, movin
 		}
 		p.Head = min(maxHead, st.Size())
 		if p.Sum, err = headSum(f, p.Head); err != nil {
-			return nil, false, err
+			return nil, moving, err
 		}
 		c.places[id] = p
 		c.dirty = true
 	}
 	p.Path, p.Seen = path, now.Unix()
 	if size <= p.Size && !(known.held && rest) {
-		return nil, moving, nil
+		return nil, known.from, nil
 	}
-	return &waiting{path: path, place: p, size: size, rest: rest, begin: p.Offset}, false, nil
+	return &waiting{path: path, place: p, size: size, rest: rest, begin: p.Offset}, known.from, nil
 }
 
 // input opens the file where its place says, up to the size seen.
@@ -299,6 +317,12 @@ func (c *Collector) finish(files []*waiting, broken map[int]bool) {
 		}
 		if s := c.watched[w.place.ID]; s != nil {
 			s.held = w.held
+			if w.held && s.from.IsZero() {
+				s.from = c.o.Now()
+			}
+			if w.held && (c.moving.IsZero() || s.from.Before(c.moving)) {
+				c.moving = s.from
+			}
 		}
 		c.dirty = true
 	}
