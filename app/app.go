@@ -300,20 +300,11 @@ func (a *App) startPipeline() error {
 			return err
 		}
 	}
-	// The owners run until their process ends: those that are fenced stop for good.
 	for i, o := range owners {
-		a.start(part{
-			name: fmt.Sprintf("correlate %d", i), run: o.Run,
-			final: func(err error) bool {
-				return errors.Is(err, correlate.ErrFenced) || errors.Is(err, stream.ErrTruncated)
-			},
-		})
+		a.start(part{name: fmt.Sprintf("correlate %d", i), run: o.Run})
 	}
 	if matcher != nil {
-		a.start(part{
-			name: "match", run: matcher.Run,
-			final: func(err error) bool { return errors.Is(err, match.ErrFenced) || errors.Is(err, stream.ErrTruncated) },
-		})
+		a.start(part{name: "match", run: matcher.Run})
 	}
 	return nil
 }

@@ -435,11 +435,17 @@ func TestOwnerSurvivesFaults(t *testing.T) {
 				w.mu.Lock()
 				w.fail = nil
 				w.mu.Unlock()
-				w.until(t, w.saved)
+				// Two that overlap may fence each other, one on either source; whoever runs
+				// owners starts another then.
 				for _, stop := range stops {
 					if err := stop(); err != nil && !errors.Is(err, match.ErrFenced) {
 						t.Fatal(err)
 					}
+				}
+				_, stop = start(t, o)
+				w.until(t, w.saved)
+				if err := stop(); err != nil {
+					t.Fatal(err)
 				}
 				all := w.apply(t)
 				for p, a := range all {
