@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 .PHONY: build run test bench lint generate postgres tools
 
 build:
-	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/vedette ./cmd/vedette
+	$(GO) build -ldflags '-X main.version=$(VERSION)' -o bin/vedette ./cmd/vedette
 
 run: postgres build
 	bin/vedette dev --demo

@@ -47,10 +47,10 @@ func prepareDemo(ctx context.Context, dir string, now time.Time, s *Streams) (de
 	fmt.Fprintln(s.Out, "demo: simulating eight days of a serverless \"orders\" API on AWS, with four attacks in it")
 	res, err := simulate.Run(ctx, simulate.Options{Seed: demoSeed, Start: now.Add(-demoHistory), Duration: demoHistory, Out: tmp})
 	if err != nil {
-		return d, fmt.Errorf("simulate the demo: %w", err)
+		return d, fmt.Errorf("demo: %w", err)
 	}
 	if err := simulate.WriteMMDB(filepath.Join(tmp, "geo.mmdb")); err != nil {
-		return d, fmt.Errorf("simulate the demo: %w", err)
+		return d, fmt.Errorf("demo: %w", err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return d, fmt.Errorf("demo: %w", err)

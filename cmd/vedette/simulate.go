@@ -29,7 +29,7 @@ func (c *SimulateCmd) Run(ctx context.Context, s *Streams) error {
 		Seed: c.Seed, Start: c.Start, Duration: c.Duration, Rate: c.Rate, Episodes: strings.Split(c.Episodes, ","), Out: c.Out,
 	})
 	if err != nil {
-		return &ExitError{2, fmt.Errorf("simulate: %w", err)}
+		return &ExitError{2, err}
 	}
 	if err := simulate.WriteMMDB(filepath.Join(c.Out, "geo.mmdb")); err != nil {
 		return fmt.Errorf("simulate: %w", err)
