@@ -88,7 +88,7 @@ func TestProcessKilled(t *testing.T) {
 	}
 	t.Logf("seed %d: repeat with -spine.seed=%d", seed, seed)
 	rnd := rand.New(rand.NewPCG(seed, 5))
-	ctx := within(t, 2*time.Minute)
+	ctx := within(t, 5*time.Minute)
 	dsn := pgtest.NewDSN(t)
 	b, err := devbroker.Start(devbroker.Options{RetentionEvery: time.Hour})
 	if err != nil {
