@@ -160,7 +160,10 @@ func reference(fs []detect.Finding, join, repeat time.Duration) map[string]view 
 			level := r.Level
 			if f.Verdict == incident.VerdictUnknown {
 				level = min(level, detect.LevelLow)
-			} else if lead.Verdict == incident.VerdictUnknown {
+			}
+			// They are in order of time: the first of the most severe names it.
+			if judged := f.Verdict != incident.VerdictUnknown; judged && (lead.Verdict == incident.VerdictUnknown || r.Level > ruleOf(lead.RuleVersion).Level) ||
+				!judged && lead.Verdict == incident.VerdictUnknown && r.Level > ruleOf(lead.RuleVersion).Level {
 				lead = f
 			}
 			v.Severity = max(v.Severity, level)

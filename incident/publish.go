@@ -31,7 +31,7 @@ func (t *tenantBatch) publish(ctx context.Context, changes map[ID]*change) error
 	}
 	var leads []detect.FindingID
 	for _, id := range ids {
-		lead, opener := leadOf(byIncident[id])
+		lead, opener := t.leadOf(byIncident[id])
 		leads = append(leads, lead.Opener, opener.Opener)
 	}
 	entities, err := t.tx.Entities(ctx, t.tenant, leads)
@@ -138,25 +138,34 @@ func triggers(rs []Receiver, in *Incident) []Intent {
 	return is
 }
 
-// leadOf returns the totals with the earliest finding that an incident is named
-// for, which is none that could not be judged if there is another, and with the
-// earliest of all.
-func leadOf(totals []Total) (lead, opener Total) {
+// leadOf returns the totals with the finding that an incident is named for (one
+// that could be judged before one that could not, then the most severe, then the
+// earliest) and with the earliest of all.
+func (t *tenantBatch) leadOf(totals []Total) (lead, opener Total) {
 	for i, tot := range totals {
 		if i == 0 || earlier(tot.OpenerFirst, tot.Opener, opener.OpenerFirst, opener.Opener) {
 			opener = tot
 		}
-		if i == 0 || lead.Unknown && !tot.Unknown ||
-			lead.Unknown == tot.Unknown && earlier(tot.OpenerFirst, tot.Opener, lead.OpenerFirst, lead.Opener) {
+		if i == 0 || t.leads(tot, lead) {
 			lead = tot
 		}
 	}
 	return lead, opener
 }
 
+func (t *tenantBatch) leads(a, b Total) bool {
+	if a.Unknown != b.Unknown {
+		return b.Unknown
+	}
+	if la, lb := t.rules[a.RuleVersion].Level, t.rules[b.RuleVersion].Level; la != lb {
+		return la > lb
+	}
+	return earlier(a.OpenerFirst, a.Opener, b.OpenerFirst, b.Opener)
+}
+
 // sumUp sets what follows from the findings.
 func (t *tenantBatch) sumUp(in *Incident, totals []Total, entities map[detect.FindingID][]Entity) {
-	lead, opener := leadOf(totals)
+	lead, opener := t.leadOf(totals)
 	in.Opener, in.RuleID = opener.Opener, t.rules[opener.RuleVersion].ID
 	in.Title = title(t.rules[lead.RuleVersion], lead.Unknown, entities[lead.Opener])
 	in.Severity, in.Count, in.Account = detect.LevelInformational, 0, ""

@@ -369,10 +369,10 @@ func (q *Queries) IntentsQueued(ctx context.Context, arg IntentsQueuedParams) er
 }
 
 const leadFinding = `-- name: LeadFinding :one
-SELECT tenant, id, rule_version, key, tile, merge, count, peak, first_time, last_time, detail, verdict
-FROM finding
-WHERE tenant = $1 AND incident_id = $2::uuid
-ORDER BY (verdict = 'unknown'), first_time, id
+SELECT f.tenant, f.id, f.rule_version, f.key, f.tile, f.merge, f.count, f.peak, f.first_time, f.last_time, f.detail, f.verdict
+FROM finding f LEFT JOIN rule_version r ON r.version = f.rule_version
+WHERE f.tenant = $1 AND f.incident_id = $2::uuid
+ORDER BY (f.verdict = 'unknown'), r.level DESC NULLS LAST, f.first_time, f.id
 LIMIT 1
 `
 
@@ -396,7 +396,7 @@ type LeadFindingRow struct {
 	Verdict     string
 }
 
-// What an incident is named for: its earliest finding that could be judged.
+// What an incident is named for: of its findings that could be judged the most severe, then the earliest.
 func (q *Queries) LeadFinding(ctx context.Context, arg LeadFindingParams) (LeadFindingRow, error) {
 	row := q.db.QueryRow(ctx, leadFinding, arg.Tenant, arg.IncidentID)
 	var i LeadFindingRow

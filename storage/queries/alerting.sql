@@ -29,12 +29,12 @@ FROM rule_version
 WHERE version IN (SELECT f.rule_version FROM finding f WHERE f.tenant = @tenant AND f.incident_id = @incident_id::uuid)
 ORDER BY level DESC, rule_id, version;
 
--- What an incident is named for: its earliest finding that could be judged.
+-- What an incident is named for: of its findings that could be judged the most severe, then the earliest.
 -- name: LeadFinding :one
-SELECT tenant, id, rule_version, key, tile, merge, count, peak, first_time, last_time, detail, verdict
-FROM finding
-WHERE tenant = @tenant AND incident_id = @incident_id::uuid
-ORDER BY (verdict = 'unknown'), first_time, id
+SELECT f.tenant, f.id, f.rule_version, f.key, f.tile, f.merge, f.count, f.peak, f.first_time, f.last_time, f.detail, f.verdict
+FROM finding f LEFT JOIN rule_version r ON r.version = f.rule_version
+WHERE f.tenant = @tenant AND f.incident_id = @incident_id::uuid
+ORDER BY (f.verdict = 'unknown'), r.level DESC NULLS LAST, f.first_time, f.id
 LIMIT 1;
 
 -- name: AttemptIntent :execrows
