@@ -80,17 +80,18 @@ type incidents interface {
 	ListIncidents(ctx context.Context, tenant string, q api.Query) ([]api.Incident, error)
 }
 
-// watch prints incidents as they open, until ctx ends.
+// watch prints incidents as they open, and again when they turn out to be graver,
+// until ctx ends.
 func watch(ctx context.Context, db incidents, tenant string, w io.Writer) {
-	seen := map[string]bool{}
+	seen := map[string]string{} // severity and title, by id
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		list, err := db.ListIncidents(ctx, tenant, api.Query{Limit: 100})
 		if err == nil {
 			for _, in := range slices.Backward(list) {
-				if !seen[in.ID] && in.Status != api.StatusMerged {
-					seen[in.ID] = true
+				if is := in.Severity + in.Title; seen[in.ID] != is {
+					seen[in.ID] = is
 					fmt.Fprintln(w, incidentLine(in))
 				}
 			}
