@@ -24,12 +24,14 @@ var version = "dev"
 
 // CLI is the command line.
 type CLI struct {
-	Dev      DevCmd      `cmd:"" help:"Run everything in one process: broker, Postgres, all roles. To try Vedette and to develop it."`
-	Run      RunCmd      `cmd:"" help:"Run the service with a configuration file."`
-	Replay   ReplayCmd   `cmd:"" help:"Run the detections over log files, without any server."`
-	Simulate SimulateCmd `cmd:"" help:"Write the logs of a simulated serverless API, with attacks in them."`
-	Token    TokenCmd    `cmd:"" help:"Create, list and revoke API tokens."`
-	Version  VersionCmd  `cmd:"" help:"Print the version."`
+	Dev        DevCmd        `cmd:"" help:"Run everything in one process: broker, Postgres, all roles. To try Vedette and to develop it."`
+	Run        RunCmd        `cmd:"" help:"Run the service with a configuration file."`
+	Replay     ReplayCmd     `cmd:"" help:"Run the detections over log files, without any server."`
+	Simulate   SimulateCmd   `cmd:"" help:"Write the logs of a simulated serverless API, with attacks in them."`
+	Token      TokenCmd      `cmd:"" help:"Create, list and revoke API tokens."`
+	DeadLetter DeadLetterCmd `cmd:"" name:"deadletter" help:"List, show and retry records that could not be decoded."`
+	Doctor     DoctorCmd     `cmd:"" help:"Check everything that Vedette depends on, and say what to do."`
+	Version    VersionCmd    `cmd:"" help:"Print the version."`
 }
 
 // Streams are where a command reads and writes.
