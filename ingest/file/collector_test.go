@@ -296,8 +296,9 @@ func TestCollectThroughFailures(t *testing.T) {
 				var k kafka
 				cs := &cursors{}
 				n := 0
+				faults := rand.New(rand.NewPCG(seed, 2)) // guarded by k.mu
 				k.fail = func() error {
-					if rng.IntN(3) == 0 {
+					if faults.IntN(3) == 0 {
 						return errors.New("no leader")
 					}
 					return nil

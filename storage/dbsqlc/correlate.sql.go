@@ -240,7 +240,7 @@ FROM finding f
 WHERE (f.tenant, f.id) IN (SELECT unnest($1::text[]), unnest($2::bytea[]))
     AND NOT (f.layout = $3 AND f.partition = $4 AND f.number = $5)
 ORDER BY f.tenant, f.id
-FOR UPDATE
+FOR NO KEY UPDATE
 `
 
 type LockFindingsParams struct {
@@ -461,6 +461,7 @@ func (q *Queries) SavePages(ctx context.Context, arg SavePagesParams) error {
 }
 
 const updateFindings = `-- name: UpdateFindings :exec
+
 UPDATE finding f
 SET count = d.count, peak = d.peak, first_time = d.first_time, last_time = d.last_time,
     detail = d.detail, verdict = d.verdict, evidence = d.evidence,
@@ -489,6 +490,7 @@ type UpdateFindingsParams struct {
 	Evidence  [][]byte
 }
 
+// its key stays, so rows that refer to it may be written meanwhile
 func (q *Queries) UpdateFindings(ctx context.Context, arg UpdateFindingsParams) error {
 	_, err := q.db.Exec(ctx, updateFindings,
 		arg.Layout,

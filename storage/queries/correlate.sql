@@ -57,7 +57,7 @@ FROM finding f
 WHERE (f.tenant, f.id) IN (SELECT unnest(@tenants::text[]), unnest(@ids::bytea[]))
     AND NOT (f.layout = @layout AND f.partition = @partition AND f.number = @number)
 ORDER BY f.tenant, f.id
-FOR UPDATE;
+FOR NO KEY UPDATE; -- its key stays, so rows that refer to it may be written meanwhile
 
 -- name: UpdateFindings :exec
 UPDATE finding f
