@@ -232,7 +232,7 @@ func (e *Event) nullDashes(doc []byte) (repaired []byte, ok bool) {
 	for i := 0; i < len(doc); i++ {
 		switch doc[i] {
 		case '"':
-			end, _, f := strEnd(doc, i+1)
+			end, _, _, f := strEnd(doc, i+1)
 			if f != faultNone {
 				return nil, false
 			}

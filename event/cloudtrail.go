@@ -219,42 +219,22 @@ const (
 	dataList   = 8
 )
 
-var apiVerbs = [...]struct {
-	prefix   string
-	activity uint8
-}{
-	{"Create", activityCreate},
-	{"Put", activityCreate},
-	{"Add", activityCreate},
-	{"Attach", activityCreate},
-	{"Run", activityCreate},
-	{"Get", activityRead},
-	{"List", activityRead},
-	{"Describe", activityRead},
-	{"Head", activityRead},
-	{"Lookup", activityRead},
-	{"Update", activityUpdate},
-	{"Modify", activityUpdate},
-	{"Set", activityUpdate},
-	{"Patch", activityUpdate},
-	{"Delete", activityDelete},
-	{"Remove", activityDelete},
-	{"Detach", activityDelete},
-	{"Stop", activityDelete},
-}
-
 // apiActivity tells what an operation does from the verb it begins with.
 func apiActivity(name []byte) uint8 {
 	name = bytes.TrimPrefix(name, []byte("Batch"))
-	for i := range apiVerbs {
-		v := &apiVerbs[i]
-		if len(name) < len(v.prefix) || string(name[:len(v.prefix)]) != v.prefix {
-			continue
-		}
-		// "Setup" does not begin with the verb "Set".
-		if len(name) == len(v.prefix) || name[len(v.prefix)] < 'a' || name[len(v.prefix)] > 'z' {
-			return v.activity
-		}
+	n := min(1, len(name)) // "Setup" does not begin with the verb "Set"
+	for n < len(name) && name[n]-'a' < 26 {
+		n++
+	}
+	switch string(name[:n]) {
+	case "Create", "Put", "Add", "Attach", "Run":
+		return activityCreate
+	case "Get", "List", "Describe", "Head", "Lookup":
+		return activityRead
+	case "Update", "Modify", "Set", "Patch":
+		return activityUpdate
+	case "Delete", "Remove", "Detach", "Stop":
+		return activityDelete
 	}
 	return activityOther
 }

@@ -74,7 +74,8 @@ func schemas() [numSchemas]*schema {
 
 // Decoder decodes records. It is not safe for concurrent use.
 type Decoder struct {
-	scan scanner
+	scan   scanner
+	habits [numSchemas]habit
 }
 
 // NewDecoder returns a decoder for all log types.
@@ -93,13 +94,17 @@ func (d *Decoder) Decode(ev *Event, r Record) error {
 }
 
 func (d *Decoder) decode(ev *Event) *DecodeError {
-	switch {
-	case len(ev.Raw) > MaxSize:
+	if len(ev.Raw) > MaxSize {
 		return &DecodeError{Reason: ReasonSize, Offset: MaxSize}
-	case !utf8.Valid(ev.Raw):
-		return &DecodeError{Reason: ReasonUTF8, Offset: invalidUTF8(ev.Raw)}
-	case len(bytes.TrimSpace(ev.Raw)) == 0:
-		return &DecodeError{Reason: ReasonEmpty}
+	}
+	// Of an object whose type is known the scanner looks at every byte.
+	if ev.Type == TypeUnknown || !isObject(ev.Raw) {
+		if !utf8.Valid(ev.Raw) {
+			return &DecodeError{Reason: ReasonUTF8, Offset: invalidUTF8(ev.Raw)}
+		}
+		if len(bytes.TrimSpace(ev.Raw)) == 0 {
+			return &DecodeError{Reason: ReasonEmpty}
+		}
 	}
 	if ev.Type == TypeUnknown {
 		if ev.Type = DetectType(ev.Raw); ev.Type == TypeUnknown {
@@ -154,11 +159,17 @@ func (d *Decoder) document(ev *Event, id schemaID, doc []byte, outer bool) bool 
 	ev.Doc, ev.schema = doc, schemaNone
 	ev.seen, ev.other = [maxSlots / 64]uint64{}, keySet{}
 	s := &d.scan
-	s.b, s.spans, s.seen, s.other, s.fault = doc, &ev.spans, &ev.seen, &ev.other, faultNone
+	s.b, s.spans, s.seen, s.other, s.fault, s.high = doc, &ev.spans, &ev.seen, &ev.other, faultNone, 0
+	s.habit = &d.habits[id]
 	if s.message = nil; outer {
 		s.message = &ev.message
 	}
 	ok := s.scan(schemas()[id].root)
+	if outer && (!ok || s.high&highs != 0) && !utf8.Valid(doc) {
+		// What is within doc, or its escapes undone, is UTF-8 if all of it is.
+		s.fail(invalidUTF8(doc), faultUTF8)
+		ok = false
+	}
 	s.b, s.spans, s.seen, s.other, s.message = nil, nil, nil, nil, nil
 	if !ok {
 		ev.Doc, ev.seen = nil, [maxSlots / 64]uint64{}

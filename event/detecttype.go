@@ -116,7 +116,7 @@ func eachKey(data []byte, f func(key []byte, v span)) {
 	i := space(data, space(data, 0)+1)
 	for i < len(data) && data[i] == '"' {
 		start := i + 1
-		end, esc, bad := strEnd(data, start)
+		end, esc, _, bad := strEnd(data, start)
 		if bad != faultNone {
 			return
 		}
@@ -146,13 +146,13 @@ func eachKey(data []byte, f func(key []byte, v span)) {
 func looseValue(data []byte, i int) (v span, next int) {
 	switch data[i] {
 	case '"':
-		end, esc, bad := strEnd(data, i+1)
+		end, esc, _, bad := strEnd(data, i+1)
 		if bad != faultNone {
 			return span{}, -1
 		}
 		return span{uint32(i + 1), uint32(end), KindString, esc}, end + 1
 	case '{', '[':
-		end, bad := skip(data, i, 1)
+		end, _, bad := skip(data, i, 1)
 		if bad != faultNone {
 			return span{}, -1
 		}

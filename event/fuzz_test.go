@@ -302,8 +302,8 @@ func FuzzMessage(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, end, fault := appendChecked([]byte("kept"), b, 0)
-		wantEnd, esc, wantFault := strEnd(b, 0)
+		got, end, _, fault := appendChecked([]byte("kept"), b, 0)
+		wantEnd, esc, _, wantFault := strEnd(b, 0)
 		if end != wantEnd || fault != wantFault {
 			t.Fatalf("ends at %d with fault %d, want %d with %d", end, fault, wantEnd, wantFault)
 		}

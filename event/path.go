@@ -169,7 +169,7 @@ func walk(dst []Value, doc []byte, sp span, path string) []Value {
 	case KindObject:
 		for doc[i] != '}' {
 			start := i + 1
-			end, esc, _ := strEnd(doc, start)
+			end, esc, _, _ := strEnd(doc, start)
 			rest, ok := below(path, doc[start:end], esc)
 			el, next := valueAt(doc, space(doc, space(doc, end+1)+1))
 			switch {
@@ -207,7 +207,7 @@ func below(path string, key []byte, esc bool) (rest string, ok bool) {
 func valueAt(doc []byte, i int) (span, int) {
 	switch c := doc[i]; c {
 	case '"':
-		end, esc, _ := strEnd(doc, i+1)
+		end, esc, _, _ := strEnd(doc, i+1)
 		return span{uint32(i + 1), uint32(end), KindString, esc}, end + 1
 	case '{', '[':
 		k := KindObject
@@ -229,7 +229,7 @@ func closing(doc []byte, i int) int {
 	for {
 		switch doc[i] {
 		case '"':
-			i, _, _ = strEnd(doc, i+1)
+			i, _, _, _ = strEnd(doc, i+1)
 		case '{', '[':
 			depth++
 		case '}', ']':

@@ -32,6 +32,7 @@ const (
 	faultNumber
 	faultDepth
 	faultDuplicate
+	faultUTF8
 )
 
 var faultReasons = [...]Reason{
@@ -43,6 +44,7 @@ var faultReasons = [...]Reason{
 	faultNumber:    ReasonNumber,
 	faultDepth:     ReasonDepth,
 	faultDuplicate: ReasonDuplicate,
+	faultUTF8:      ReasonUTF8,
 }
 
 // span is where a value lies in the document scanned, strings without their quotes.
@@ -57,41 +59,56 @@ const (
 	highs = 0x8080808080808080
 )
 
+// special marks the high bit of each byte of w that is a quote, a backslash or a
+// control character. The lowest mark is exact; those above it may be borrows.
+func special(w uint64) uint64 {
+	// Turning over bit 1 takes a quote to 0x20, right above what it leaves below
+	// 0x20, the control characters: one comparison finds both.
+	q, s := w^ones*0x02, w^ones*'\\'
+	return ((q - ones*0x21) | (s - ones)) &^ w & highs
+}
+
 // strEnd finds the closing quote of the string whose first byte is b[i], looks
 // into every escape and refuses control characters. On a fault the index is
-// where it lies.
-func strEnd(b []byte, i int) (end int, esc bool, f fault) {
+// where it lies. Where high has no byte's high bit set, the string is ASCII; it
+// may be set by what follows the string, too.
+func strEnd(b []byte, i int) (end int, esc bool, high uint64, f fault) {
 	for {
-		for i+8 <= len(b) {
+		// That i is not negative is said for the compiler, which then sees that the
+		// index is in bounds.
+		for i >= 0 && i <= len(b)-8 {
 			w := binary.LittleEndian.Uint64(b[i:])
-			q := w ^ (ones * '"')
-			s := w ^ (ones * '\\')
-			// The lowest bit set is exact: a quote, a backslash or a byte below
-			// 0x20. Higher ones may be borrows and are looked at again.
-			m := (((q - ones) & ^q) | ((s - ones) & ^s) | ((w - ones*0x20) & ^w)) & highs
-			if m != 0 {
-				i += bits.TrailingZeros64(m) >> 3
-				goto special
+			high |= w
+			m := special(w)
+			if m == 0 {
+				i += 8
+				continue
 			}
-			i += 8
+			at := bits.TrailingZeros64(m) &^ 7
+			i += at >> 3
+			if w>>at&0xff == '"' {
+				return i, esc, high, faultNone
+			}
+			goto special
 		}
 		for ; i < len(b); i++ {
-			if c := b[i]; c == '"' || c == '\\' || c < 0x20 {
+			c := b[i]
+			high |= uint64(c)
+			if c == '"' {
+				return i, esc, high, faultNone
+			}
+			if c == '\\' || c < 0x20 {
 				goto special
 			}
 		}
-		return len(b), esc, faultTruncated
+		return len(b), esc, high, faultTruncated
 	special:
-		switch b[i] {
-		case '"':
-			return i, esc, faultNone
-		case '\\':
-			esc = true
-			if i, f = escEnd(b, i); f != faultNone {
-				return i, esc, f
-			}
-		default:
-			return i, esc, faultControl
+		if b[i] != '\\' {
+			return i, esc, high, faultControl
+		}
+		esc = true
+		if i, f = escEnd(b, i); f != faultNone {
+			return i, esc, high, f
 		}
 	}
 }
@@ -139,8 +156,38 @@ func space(b []byte, i int) int {
 	return i
 }
 
+// at is b[i], or 0 behind the end.
+func at(b []byte, i int) byte {
+	if uint(i) < uint(len(b)) {
+		return b[i]
+	}
+	return 0
+}
+
+// token is the first byte at or after b[i] that is not white space, and where it
+// is; 0 and len(b) if there is none.
+func token(b []byte, i int) (int, byte) {
+	for uint(i) < uint(len(b)) {
+		switch c := b[i]; c {
+		case ' ', '\t', '\n', '\r':
+			i++
+		default:
+			return i, c
+		}
+	}
+	return len(b), 0
+}
+
 // scalar reads the number or literal at b[i], which must exist.
 func scalar(b []byte, i int) (end int, k Kind, f fault) {
+	if i >= 0 && i <= len(b)-4 {
+		switch string(b[i : i+4]) {
+		case "true":
+			return i + 4, KindBool, faultNone
+		case "null":
+			return i + 4, KindNull, faultNone
+		}
+	}
 	switch b[i] {
 	case 't':
 		end, f = literal(b, i, "true")
@@ -221,21 +268,21 @@ func digits(b []byte, i int) int {
 }
 
 // skip checks and passes over the object or array that opens at b[i]; depth is
-// how many are open around it.
-func skip(b []byte, i, depth int) (int, fault) {
+// how many are open around it. high is as strEnd's.
+func skip(b []byte, i, depth int) (end int, high uint64, f fault) {
 	var stack uint64 // a bit for each container open, 1 for an object
 	base, n := depth, len(b)
-	var f fault
+	var h uint64
 open:
 	if depth == MaxDepth {
-		return i, faultDepth
+		return i, high, faultDepth
 	}
 	stack <<= 1
 	depth++
 	if b[i] == '{' {
 		stack |= 1
 		if i = space(b, i+1); i >= n {
-			return n, faultTruncated
+			return n, high, faultTruncated
 		}
 		if b[i] == '}' {
 			goto closing
@@ -243,7 +290,7 @@ open:
 		goto key
 	}
 	if i = space(b, i+1); i >= n {
-		return n, faultTruncated
+		return n, high, faultTruncated
 	}
 	if b[i] == ']' {
 		goto closing
@@ -251,40 +298,42 @@ open:
 	goto value
 key:
 	if b[i] != '"' {
-		return i, faultSyntax
+		return i, high, faultSyntax
 	}
-	if i, _, f = strEnd(b, i+1); f != faultNone {
-		return i, f
+	i, _, h, f = strEnd(b, i+1)
+	if high |= h; f != faultNone {
+		return i, high, f
 	}
 	i++
 	if i < n && b[i] <= ' ' {
 		i = space(b, i)
 	}
 	if i >= n {
-		return n, faultTruncated
+		return n, high, faultTruncated
 	}
 	if b[i] != ':' {
-		return i, faultSyntax
+		return i, high, faultSyntax
 	}
 	i++
 	if i < n && b[i] <= ' ' {
 		i = space(b, i)
 	}
 	if i >= n {
-		return n, faultTruncated
+		return n, high, faultTruncated
 	}
 value:
 	switch b[i] {
 	case '"':
-		if i, _, f = strEnd(b, i+1); f != faultNone {
-			return i, f
+		i, _, h, f = strEnd(b, i+1)
+		if high |= h; f != faultNone {
+			return i, high, f
 		}
 		i++
 	case '{', '[':
 		goto open
 	default:
 		if i, _, f = scalar(b, i); f != faultNone {
-			return i, f
+			return i, high, f
 		}
 	}
 after:
@@ -292,7 +341,7 @@ after:
 		i = space(b, i)
 	}
 	if i >= n {
-		return n, faultTruncated
+		return n, high, faultTruncated
 	}
 	switch b[i] {
 	case ',':
@@ -301,7 +350,7 @@ after:
 			i = space(b, i)
 		}
 		if i >= n {
-			return n, faultTruncated
+			return n, high, faultTruncated
 		}
 		if stack&1 == 1 {
 			goto key
@@ -309,21 +358,21 @@ after:
 		goto value
 	case '}':
 		if stack&1 != 1 {
-			return i, faultSyntax
+			return i, high, faultSyntax
 		}
 	case ']':
 		if stack&1 != 0 {
-			return i, faultSyntax
+			return i, high, faultSyntax
 		}
 	default:
-		return i, faultSyntax
+		return i, high, faultSyntax
 	}
 closing:
 	i++
 	stack >>= 1
 	depth--
 	if depth == base {
-		return i, faultNone
+		return i, high, faultNone
 	}
 	goto after
 }

@@ -56,7 +56,7 @@ func appendEscape(dst, raw []byte) ([]byte, int) {
 
 // appendChecked is strEnd and appendUnescaped in one: it appends the content of
 // the string whose first byte is b[i].
-func appendChecked(dst, b []byte, i int) (_ []byte, end int, f fault) {
+func appendChecked(dst, b []byte, i int) (_ []byte, end int, high uint64, f fault) {
 	n := len(dst)
 	// No escape is shorter than what it stands for; words are stored whole.
 	out := slices.Grow(dst, len(b)-i+8)
@@ -64,9 +64,8 @@ func appendChecked(dst, b []byte, i int) (_ []byte, end int, f fault) {
 	for {
 		for i+8 <= len(b) {
 			w := binary.LittleEndian.Uint64(b[i:])
-			q := w ^ (ones * '"')
-			s := w ^ (ones * '\\')
-			m := (((q - ones) & ^q) | ((s - ones) & ^s) | ((w - ones*0x20) & ^w)) & highs
+			high |= w
+			m := special(w)
 			binary.LittleEndian.PutUint64(out[n:], w)
 			if m == 0 {
 				n, i = n+8, i+8
@@ -81,23 +80,25 @@ func appendChecked(dst, b []byte, i int) (_ []byte, end int, f fault) {
 			n, i = n+1, i+2
 		}
 		for ; i < len(b); i++ {
-			if c := b[i]; c == '"' || c == '\\' || c < 0x20 {
+			c := b[i]
+			high |= uint64(c)
+			if c == '"' || c == '\\' || c < 0x20 {
 				goto special
 			}
 			out[n] = b[i]
 			n++
 		}
-		return out[:n], len(b), faultTruncated
+		return out[:n], len(b), high, faultTruncated
 	special:
 		switch b[i] {
 		case '"':
-			return out[:n], i, faultNone
+			return out[:n], i, high, faultNone
 		case '\\':
 		default:
-			return out[:n], i, faultControl
+			return out[:n], i, high, faultControl
 		}
 		if end, f := escEnd(b, i); f != faultNone {
-			return out[:n], end, f
+			return out[:n], end, high, f
 		}
 		text, skipped := appendEscape(out[:n], b[i:])
 		n, i = len(text), i+skipped
@@ -120,7 +121,7 @@ func appendCompact(dst, raw []byte) []byte {
 		case ' ', '\t', '\n', '\r':
 			i++
 		case '"':
-			end, esc, _ := strEnd(raw, i+1)
+			end, esc, _, _ := strEnd(raw, i+1)
 			dst = append(dst, '"')
 			if esc {
 				dst = appendUnescaped(dst, raw[i+1:end])
