@@ -90,12 +90,12 @@ cat >"$tmp/pom.xml" <<END
 </project>
 END
 
-echo "fetching Kafka $kafka from Maven Central into $dir"
+echo "fetching Kafka $kafka from Maven Central into $dir" >&2
 for try in 1 2 3; do
-	mvn -B -q -ntp -C -f "$tmp/pom.xml" "org.apache.maven.plugins:maven-dependency-plugin:$plugin:copy-dependencies" \
-		-DincludeScope=runtime "-DoutputDirectory=$tmp/libs" && break
+	mvn -B -q -ntp -C -Dstyle.color=never -f "$tmp/pom.xml" "org.apache.maven.plugins:maven-dependency-plugin:$plugin:copy-dependencies" \
+		-DincludeScope=runtime "-DoutputDirectory=$tmp/libs" >&2 && break
 	[ "$try" -lt 3 ] || fail "Maven could not fetch Kafka $kafka; its own words are above."
-	echo "trying again"
+	echo "trying again" >&2
 	sleep $((try * 5))
 done
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,24 @@ func realTopics(t *testing.T, _ *kafkatest.Cluster, c *stream.Client) {
 	topic := stream.Topic{Name: "ensured", Partitions: 3, Retention: time.Hour, RetentionBytes: 64 << 20, SegmentBytes: 16 << 20}
 	for range 2 {
 		ensure(t, c, topic)
+	}
+	state, err := c.Inspect(ctx(t), "ensured", "nowhere")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state.Brokers != 1 || state.ID == "" || len(state.Topics) != 2 || !errors.Is(state.Topics[1].Err, stream.ErrNoTopic) {
+		t.Errorf("cluster %+v, want one broker and only the first topic", state)
+	}
+	if got := state.Topics[0]; got.Err != nil || got.Partitions != 3 || got.Replication != 1 || got.InSync != 1 || len(got.Leaderless) != 0 || got.ConfigErr != nil {
+		t.Errorf("topic %+v, want 3 partitions that are led, one copy of each", got)
+	}
+	for key, want := range map[string]string{
+		"retention.ms": "3600000", "retention.bytes": "67108864", "segment.bytes": "16777216", "cleanup.policy": "delete",
+		"max.message.bytes": strconv.Itoa(stream.MaxMessageBytes), "message.timestamp.type": "CreateTime",
+	} {
+		if got := state.Topics[0].Config[key]; got != want {
+			t.Errorf("%s is %q, want %q", key, got, want)
+		}
 	}
 	topic.Partitions = 4
 	if err := c.EnsureTopics(ctx(t), topic); !errors.Is(err, stream.ErrPartitions) {
