@@ -41,6 +41,14 @@ func accessRecords(n int) [][]byte {
 	return recs
 }
 
+func wrappedAccessRecords(n int) [][]byte {
+	recs := accessRecords(n)
+	for i, r := range recs {
+		recs[i] = wrapped("api-access", string(r))
+	}
+	return recs
+}
+
 // wrapped puts a message into a CloudWatch Logs event.
 func wrapped(group, message string) []byte {
 	m, err := json.Marshal(message)
@@ -68,7 +76,7 @@ func benchmarkSets() []struct {
 	}{
 		{"cloudtrail", event.TypeCloudTrail, cloudTrailRecords(2000)},
 		{"apigateway", event.TypeAPIGateway, accessRecords(2000)},
-		{"apigateway-cloudwatch", event.TypeAPIGateway, [][]byte{wrapped("api-access", fmt.Sprintf(accessLine, 1, 1))}},
+		{"apigateway-cloudwatch", event.TypeAPIGateway, wrappedAccessRecords(2000)},
 		{"lambda-start", event.TypeLambda, [][]byte{wrapped("/aws/lambda/orders-api", startLine)}},
 		{"lambda-report", event.TypeLambda, [][]byte{wrapped("/aws/lambda/orders-api", reportLine)}},
 		{"lambda-json", event.TypeLambda, [][]byte{wrapped("/aws/lambda/orders-api", reportJSON)}},

@@ -35,6 +35,12 @@ func (v Value) AppendText(dst []byte) []byte {
 
 // Path is a dotted path into a record, compiled: what the scanner has noted down
 // is taken from there, the rest is walked. It is immutable.
+//
+// A dot means nesting: "userIdentity.type" is the member type of the object
+// userIdentity, and never a member whose own name is "userIdentity.type", which
+// could otherwise stand in for a field that matters. Only where the path's next
+// word is none of those fields is a key with dots in it taken at its word as
+// well: "requestParameters.x.y" is also the member "x.y" of requestParameters.
 type Path struct {
 	dotted string
 	known  [numSchemas]steps
@@ -104,8 +110,7 @@ func (e *Event) mayGoOn(next []uint8) bool {
 // the values of all its elements; an empty one at the end gives itself. Where a
 // key occurs twice in one object below the fields that matter (there it is
 // refused), both give their values, so that neither hides. Keys are compared
-// with their escapes undone. A key that has dots itself matches as well, but
-// where the path's next word is one of the fields that matter.
+// with their escapes undone; see [Path] for keys with dots in them.
 //
 // The values alias the event's document.
 func (e *Event) Values(dst []Value, p *Path) []Value {

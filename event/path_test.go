@@ -110,6 +110,28 @@ func TestValuesOfArraysInPlaceOfObjects(t *testing.T) {
 	}
 }
 
+// A dot in a path means nesting: no key with dots in it stands in for a field that
+// matters, nor beside one. Elsewhere such a key is taken at its word as well.
+func TestValuesOfKeysWithDots(t *testing.T) {
+	for _, c := range []struct {
+		fields, path string
+		want         []string
+	}{
+		{`"userIdentity.type":"Root",`, "userIdentity.type", nil},
+		{`"userIdentity.type":"Root","userIdentity":{"type":"IAMUser"},`, "userIdentity.type", []string{"string IAMUser"}},
+		{`"userIdentity":{"type":"IAMUser"},"userIdentity\u002etype":"Root",`, "userIdentity.type", []string{"string IAMUser"}},
+		{`"userIdentity":{"sessionContext.attributes.mfaAuthenticated":"true"},`, "userIdentity.sessionContext.attributes.mfaAuthenticated", nil},
+		{`"requestParameters.a":"beside","requestParameters":{"a":"below"},`, "requestParameters.a", []string{"string below"}},
+		{`"requestParameters":{"x.y":"dots","x":{"y":"below"}},`, "requestParameters.x.y", []string{"string dots", "string below"}},
+		{`"odd.key":"dots","odd":{"key":"below"},`, "odd.key", []string{"string dots", "string below"}},
+	} {
+		ev := decode(t, event.TypeCloudTrail, trail(c.fields))
+		if diff := cmp.Diff(c.want, texts(ev.Values(nil, event.CompilePath(c.path)))); diff != "" {
+			t.Errorf("%s in %s (-want +got):\n%s", c.path, c.fields, diff)
+		}
+	}
+}
+
 func TestValuesWithinCloudWatch(t *testing.T) {
 	ev := decode(t, event.TypeAPIGateway, string(wrapped("api", `{"requestTimeEpoch":"1772445761532","status":"200","mine":{"a":"b\"c"}}`)))
 	if diff := cmp.Diff([]string{`string b"c`}, texts(ev.Values(nil, event.CompilePath("mine.a")))); diff != "" {

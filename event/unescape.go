@@ -62,22 +62,18 @@ func appendChecked(dst, b []byte, i int) (_ []byte, end int, high uint64, f faul
 	out := slices.Grow(dst, len(b)-i+8)
 	out = out[:cap(out)]
 	for {
-		for i+8 <= len(b) {
+		n, i = copyQuoted(out, b, n, i)
+		for i >= 0 && i <= len(b)-8 {
 			w := binary.LittleEndian.Uint64(b[i:])
 			high |= w
 			m := special(w)
 			binary.LittleEndian.PutUint64(out[n:], w)
-			if m == 0 {
-				n, i = n+8, i+8
-				continue
-			}
-			k := bits.TrailingZeros64(m) >> 3
-			n, i = n+k, i+k
-			if i+1 >= len(b) || b[i] != '\\' || b[i+1] != '"' {
+			if m != 0 {
+				k := bits.TrailingZeros64(m) >> 3
+				n, i = n+k, i+k
 				goto special
 			}
-			out[n] = '"' // by far the most frequent escape in JSON within JSON
-			n, i = n+1, i+2
+			n, i = n+8, i+8
 		}
 		for ; i < len(b); i++ {
 			c := b[i]
@@ -85,7 +81,7 @@ func appendChecked(dst, b []byte, i int) (_ []byte, end int, high uint64, f faul
 			if c == '"' || c == '\\' || c < 0x20 {
 				goto special
 			}
-			out[n] = b[i]
+			out[n] = c
 			n++
 		}
 		return out[:n], len(b), high, faultTruncated
@@ -103,6 +99,39 @@ func appendChecked(dst, b []byte, i int) (_ []byte, end int, high uint64, f faul
 		text, skipped := appendEscape(out[:n], b[i:])
 		n, i = len(text), i+skipped
 	}
+}
+
+// copyQuoted copies words from b[i] to out[n] as long as they are ASCII with
+// nothing special in it but \", by far the most frequent escape in JSON within
+// JSON. It looks at all of a word's escapes at once, so that none has to wait for
+// the one before.
+func copyQuoted(out, b []byte, n, i int) (n2, i2 int) {
+	escaped := uint64(0) // 0x80 if the word before ended in a backslash
+	for i >= 0 && i <= len(b)-8 && n >= 0 && n <= len(out)-8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		// Of ASCII bytes, all these comparisons are exact: no byte borrows.
+		slashes := (highs - (w ^ ones*'\\')) & highs
+		quotes := (highs - (w ^ ones*'"')) & highs
+		if quotes^(slashes<<8|escaped)|(w|^(w+ones*(0x80-0x20)))&highs != 0 {
+			break
+		}
+		escaped = slashes >> 63 << 7
+		i += 8
+		kept := 8
+		for slashes != 0 {
+			// Close the gap where the lowest one stands.
+			below := (slashes&-slashes - 1) >> 7
+			w = w&below | w>>8&^below
+			slashes = slashes & (slashes - 1) >> 8
+			kept--
+		}
+		binary.LittleEndian.PutUint64(out[n:], w)
+		n += kept
+	}
+	if escaped != 0 {
+		i-- // back to the backslash
+	}
+	return n, i
 }
 
 func isHex4(b []byte) bool {
