@@ -147,8 +147,17 @@ func (w *world) client() *stream.Client {
 func (w *world) produce(topic string, partition int32, stamp time.Time) {
 	w.t.Helper()
 	p, err := w.kafka.NewProducer(stream.ProducerOptions{Topic: topic, Now: func() time.Time { return stamp }})
-	if err == nil {
-		_, err = p.Produce(w.t.Context(), partition, []stream.Record{{Value: []byte("{}")}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	// A broker that was killed a moment ago may cost some attempts.
+	again := time.NewTicker(500 * time.Millisecond)
+	defer again.Stop()
+	for range 60 {
+		if _, err = p.Produce(w.t.Context(), partition, []stream.Record{{Value: []byte("{}")}}); !stream.Retriable(err) {
+			break
+		}
+		<-again.C
 	}
 	if err != nil {
 		w.t.Fatal(err)

@@ -273,6 +273,12 @@ detection: {selection: {http_response.code: 500}, condition: selection}
 		w.look("rules", finding{"", doctor.Fail, "rule00.yml", "correct the rule"})
 		w.look("blind rules", finding{"", doctor.Skip, "the rules do not load", ""})
 	})
+	t.Run("several bad", func(t *testing.T) {
+		w := alone(t)
+		bad := strings.Replace(plain, "condition: selection", "condition: selektion", 1)
+		w.o.Rules = sources(bad, strings.Replace(bad, "0001", "0002", 1))
+		w.look("rules", finding{"", doctor.Fail, "rule00.yml", "correct the rule"}, finding{"", doctor.Fail, "rule01.yml", "correct the rule"})
+	})
 	t.Run("none", func(t *testing.T) {
 		w := alone(t)
 		w.o.Rules = sources(windows)

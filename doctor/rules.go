@@ -18,8 +18,15 @@ const maxListed = 20
 func (d *doctor) loadRules(context.Context) {
 	c := d.check("rules")
 	set, warnings, err := d.o.Rules()
+	errs := each(err)
+	for i, err := range errs {
+		if i == maxListed {
+			c.fail("`vedette replay` prints them all", "and %d more errors", len(errs)-i)
+			break
+		}
+		c.fail("correct the rule, or take its file out of rules.paths", "%v", err)
+	}
 	if err != nil {
-		c.fail("correct the rule, or take its file out of rules.paths; `vedette replay` tries rules out", "%v", err)
 		return
 	}
 	// What the engine holds for a rule is the engine's to say.
@@ -44,6 +51,17 @@ func (d *doctor) loadRules(context.Context) {
 		detail += fmt.Sprintf(", %d inactive", n)
 	}
 	d.ok("rules", "%s; state is kept for %v", detail, d.keep)
+}
+
+// each takes joined errors apart.
+func each(err error) []error {
+	switch j := err.(type) {
+	case nil:
+		return nil
+	case interface{ Unwrap() []error }:
+		return j.Unwrap()
+	}
+	return []error{err}
 }
 
 func inactive(set *rule.Set) int {
