@@ -46,7 +46,7 @@ func (a *App) startAlert() error {
 	a.cleanup(client.Close)
 	var names []string
 	for i, r := range a.cfg.Alerting.Receivers {
-		n, err := notifier(r, client)
+		n, err := Notifier(r, client)
 		if err != nil {
 			return fmt.Errorf("receiver %s: %w", r.Name, err)
 		}
@@ -73,7 +73,8 @@ func (a *App) link(_ string, id incident.ID) string {
 	return strings.TrimSuffix(base, "/") + "/incidents/" + id.String()
 }
 
-func notifier(r config.Receiver, client *alerting.Client) (alerting.Notifier, error) {
+// Notifier makes what tells a receiver, or says what is wrong with it.
+func Notifier(r config.Receiver, client *alerting.Client) (alerting.Notifier, error) {
 	url, key := alerting.Secret(r.URL.Reveal()), alerting.Secret(r.Key.Reveal())
 	switch r.Type {
 	case "slack":

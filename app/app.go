@@ -211,42 +211,6 @@ func KafkaConfig(k config.Kafka) stream.Config {
 	}
 }
 
-// Reload reads rules, databases and inventory as c names them and puts what they
-// say into force from a recorded place in the log on. If anything of it does not
-// load, what is in force stays, and the error says what is wrong. Nothing else of
-// c is looked at.
-func (a *App) Reload(ctx context.Context, c *config.Config) error {
-	gen, warnings, err := newGeneration(c.Rules, c.Enrich, a.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	for _, w := range warnings {
-		a.logger.Warn("rule", "warning", w.String())
-	}
-	digest, content, err := gen.content()
-	if err != nil {
-		return err
-	}
-	set, e, err := gen.compile(a.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	if err := a.db.PutRuleVersions(ctx, set.Correlations); err != nil {
-		return fmt.Errorf("store rule versions: %w", err)
-	}
-	if err := a.db.PutGeneration(ctx, digest, content); err != nil {
-		return fmt.Errorf("store generation: %w", err)
-	}
-	if err := a.appender.Broadcast(ctx, stream.LogMessage{Kind: stream.KindGeneration, Generation: digest}); err != nil {
-		return fmt.Errorf("put generation into force: %w", err)
-	}
-	for _, attr := range e.Blind() {
-		a.logger.Warn("rules that ask for this attribute are blind: no database knows it", "attribute", attr.String())
-	}
-	a.logger.Info("rules in force", "generation", digest, "rules", len(set.Correlations))
-	return nil
-}
-
 // startPipeline starts the clock of the log, match and correlate.
 func (a *App) startPipeline() error {
 	sources := a.cfg.Kafka.LogsPartitions

@@ -12,10 +12,12 @@ import (
 	"slices"
 
 	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/detect/enrich"
 	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/detect/rule"
 	"github.com/vedette-sec/vedette/detect/rules"
+	"github.com/vedette-sec/vedette/stream"
 )
 
 // generation is what makes match a function of the record: the rules and the
@@ -93,7 +95,7 @@ func newGeneration(r config.Rules, e config.Enrich, dataDir string) (generation,
 	g := generation{Inventory: Inventory(e.Inventory)}
 	sources, warnings, err := RuleSources(r)
 	if err != nil {
-		return g, nil, fmt.Errorf("load rules: %w", err)
+		return g, nil, err
 	}
 	g.Rules = sources
 	for _, path := range e.GeoDatabases {
@@ -146,6 +148,49 @@ func keepGeo(dataDir, path string) (sum string, err error) {
 		return "", err
 	}
 	return sum, os.Rename(tmp, to)
+}
+
+// Reload reads rules, databases and inventory as c names them and puts what they
+// say into force from a recorded place in the log on. If anything of it does not
+// load or cannot run, what is in force stays, and the error says what is wrong.
+// Nothing else of c is looked at. It is the business of the processes that match:
+// any other does nothing.
+func (a *App) Reload(ctx context.Context, c *config.Config) error {
+	if !a.has(Match) {
+		return nil
+	}
+	gen, warnings, err := newGeneration(c.Rules, c.Enrich, a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		a.logger.Warn("rule", "warning", w.String())
+	}
+	digest, content, err := gen.content()
+	if err != nil {
+		return err
+	}
+	set, e, err := gen.compile(a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	if err := correlate.NewEngine(correlate.Options{Sources: 1}).AddRules(set); err != nil {
+		return fmt.Errorf("rules: %w", err)
+	}
+	if err := a.db.PutRuleVersions(ctx, set.Correlations); err != nil {
+		return fmt.Errorf("store rule versions: %w", err)
+	}
+	if err := a.db.PutGeneration(ctx, digest, content); err != nil {
+		return fmt.Errorf("store generation: %w", err)
+	}
+	if err := a.appender.Broadcast(ctx, stream.LogMessage{Kind: stream.KindGeneration, Generation: digest}); err != nil {
+		return fmt.Errorf("put generation into force: %w", err)
+	}
+	for _, attr := range e.Blind() {
+		a.logger.Warn("rules that ask for this attribute are blind: no database knows it", "attribute", attr.String())
+	}
+	a.logger.Info("rules in force", "generation", digest, "rules", len(set.Correlations))
+	return nil
 }
 
 // generationStore is where generations are kept by digest: Postgres.

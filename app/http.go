@@ -10,12 +10,16 @@ import (
 	"github.com/vedette-sec/vedette/storage"
 )
 
+// expansion is how much longer than it was sent a push may be unpacked: logs
+// compress well, and memory holds only a batch of them.
+const expansion = 16
+
 // startAPI serves the push endpoint, the incident API and the page.
 func (a *App) startAPI() error {
 	c := a.cfg.API
 	pushes, err := push.New(push.Options{
 		Appender: a.appender, Registerer: a.registry, Logger: a.logger,
-		MaxBody: int64(c.MaxBody), MaxExpanded: int64(c.MaxBody) * 4, MaxInFlight: int64(c.MaxInFlight),
+		MaxBody: int64(c.MaxBody), MaxExpanded: int64(c.MaxBody) * expansion, MaxInFlight: int64(c.MaxInFlight),
 	})
 	if err != nil {
 		return err
@@ -44,7 +48,7 @@ func (a *App) startAPI() error {
 		return err
 	}
 	a.http = server.HTTP()
-	go func() {
+	a.parts.wg.Go(func() {
 		var err error
 		if c.TLSCertFile != "" {
 			err = a.http.ServeTLS(a.listener, c.TLSCertFile, c.TLSKeyFile)
@@ -54,6 +58,6 @@ func (a *App) startAPI() error {
 		if !errors.Is(err, http.ErrServerClosed) {
 			a.httpErr <- fmt.Errorf("serve HTTP: %w", err)
 		}
-	}()
+	})
 	return nil
 }

@@ -90,7 +90,7 @@ type API struct {
 	TLSKeyFile  string `yaml:"tls_key_file"`
 	// OpenOnLoopback lets a browser on this machine read incidents without a token. Default false.
 	OpenOnLoopback bool  `yaml:"open_on_loopback"`
-	MaxBody        Bytes `yaml:"max_body"`      // of one push, as sent and unpacked. Default 32MiB.
+	MaxBody        Bytes `yaml:"max_body"`      // of one push, as sent; unpacked it may be sixteen times as long. Default 32MiB.
 	MaxInFlight    Bytes `yaml:"max_in_flight"` // of all pushes together, then 429. Default 128MiB.
 }
 
@@ -177,8 +177,8 @@ func LogTypes() []string {
 	return []string{string(event.TypeCloudTrail), string(event.TypeAPIGateway), string(event.TypeLambda)}
 }
 
-// validate reports what is wrong, by key.
-func (c *Config) validate(fail func(key, format string, args ...any)) {
+// validate reports what is wrong, by key; with required, also what a server lacks.
+func (c *Config) validate(required bool, fail func(key, format string, args ...any)) {
 	oneOf := func(key, got string, names ...string) {
 		if !slices.Contains(names, got) {
 			fail(key, "want one of %s, got %q", strings.Join(names, ", "), got)
@@ -202,7 +202,7 @@ func (c *Config) validate(fail func(key, format string, args ...any)) {
 	if c.Tenant == "" || len(c.Tenant) > 63 {
 		fail("tenant", "want 1 to 63 characters")
 	}
-	if len(c.Kafka.Brokers) == 0 {
+	if required && len(c.Kafka.Brokers) == 0 {
 		fail("kafka.brokers", "want at least one host:port")
 	}
 	for i, b := range c.Kafka.Brokers {
@@ -212,7 +212,7 @@ func (c *Config) validate(fail func(key, format string, args ...any)) {
 	positive("kafka.logs_partitions", int64(c.Kafka.LogsPartitions))
 	positive("kafka.observation_partitions", int64(c.Kafka.ObservationPartitions))
 	positive("kafka.replication", int64(c.Kafka.Replication))
-	if c.Postgres.DSN == "" {
+	if required && c.Postgres.DSN == "" {
 		fail("postgres.dsn", "want a Postgres URL or key=value string")
 	}
 	if c.Postgres.MaxConnections < 8 {

@@ -26,7 +26,7 @@ collect:
 alerting:
   receivers:
     - {name: oncall, type: pagerduty, key: "${PD_KEY}", min_severity: high}
-`), c, env(map[string]string{"PD_KEY": "k-123"}))
+`), c, true, env(map[string]string{"PD_KEY": "k-123"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestParseRefuses(t *testing.T) {
 		{"not yaml", "a: [", "vedette.yaml: not YAML"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := parse("vedette.yaml", []byte(tt.in), Default(), env(nil))
+			err := parse("vedette.yaml", []byte(tt.in), Default(), true, env(nil))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v\nwant it to contain %s", err, tt.want)
 			}
@@ -106,7 +106,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("a: &a [*a]"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		c := Default()
-		if err := parse("f", in, c, env(nil)); err == nil && (len(c.Kafka.Brokers) == 0 || c.Postgres.DSN == "") {
+		if err := parse("f", in, c, true, env(nil)); err == nil && (len(c.Kafka.Brokers) == 0 || c.Postgres.DSN == "") {
 			t.Errorf("accepted without what is required: %q", in)
 		}
 	})

@@ -305,8 +305,9 @@ func parseBytes(s string) (int64, error) {
 	return 0, errors.New("not a size")
 }
 
-// parse decodes data, named file in messages, over the values that c holds.
-func parse(file string, data []byte, c *Config, getenv func(string) (string, bool)) error {
+// parse decodes data, named file in messages, over the values that c holds. With
+// required, what a server needs must be there.
+func parse(file string, data []byte, c *Config, required bool, getenv func(string) (string, bool)) error {
 	var root yaml.Node
 	if err := yaml.Unmarshal(data, &root); err != nil {
 		return fmt.Errorf("%s: not YAML: %w", file, err)
@@ -316,7 +317,7 @@ func parse(file string, data []byte, c *Config, getenv func(string) (string, boo
 		d.mapping(root.Content[0], reflect.ValueOf(c).Elem(), "")
 	}
 	if len(d.errs) == 0 {
-		c.validate(func(key, format string, args ...any) {
+		c.validate(required, func(key, format string, args ...any) {
 			d.errs = append(d.errs, problem{file, d.line(key), key, fmt.Sprintf(format, args...)})
 		})
 	}
@@ -341,13 +342,21 @@ func (d *decoder) line(key string) int {
 // Load reads the configuration at path over the defaults. ${NAME} in a value is
 // replaced by the environment variable NAME. Every error names file, line, key
 // and what was expected.
-func Load(path string) (*Config, error) {
+func Load(path string) (*Config, error) { return load(path, true, os.LookupEnv) }
+
+// LoadOffline is Load for what needs no server: Kafka and Postgres may be left
+// out, and an environment variable that is not set is empty.
+func LoadOffline(path string) (*Config, error) {
+	return load(path, false, func(name string) (string, bool) { return os.Getenv(name), true })
+}
+
+func load(path string, required bool, getenv func(string) (string, bool)) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	c := Default()
-	if err := parse(path, data, c, os.LookupEnv); err != nil {
+	if err := parse(path, data, c, required, getenv); err != nil {
 		return nil, err
 	}
 	return c, nil

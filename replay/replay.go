@@ -146,7 +146,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		res: Result{DeadLettered: map[string]int64{}},
 	}
 	r.res.Skipped = r.engine.AddRules(o.Rules)
-	inputs, err := r.inputs()
+	inputs, err := r.inputs(ctx)
 	if err != nil {
 		return r.res, err
 	}
@@ -166,7 +166,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 }
 
 // inputs opens nothing yet; it finds the files.
-func (r *run) inputs() ([]file.Input, error) {
+func (r *run) inputs(ctx context.Context) ([]file.Input, error) {
 	var paths []string
 	stdin := false
 	for _, p := range r.o.Paths {
@@ -185,10 +185,18 @@ func (r *run) inputs() ([]file.Input, error) {
 	}
 	var inputs []file.Input
 	for _, p := range files {
-		if st, err := os.Stat(p); err == nil {
+		open := func() (io.ReadCloser, error) { return os.Open(p) }
+		st, err := os.Stat(p)
+		regular := err != nil || st.Mode().IsRegular()
+		if err == nil && regular {
 			r.total += st.Size()
 		}
-		inputs = append(inputs, file.Input{Path: p, Open: func() (io.ReadCloser, error) { return os.Open(p) }})
+		if !regular {
+			open = func() (io.ReadCloser, error) {
+				return newPump(ctx, func() (io.Reader, error) { return os.Open(p) }), nil
+			}
+		}
+		inputs = append(inputs, file.Input{Path: p, Once: !regular, Open: open})
 		r.paths = append(r.paths, p)
 	}
 	if stdin {
@@ -196,7 +204,9 @@ func (r *run) inputs() ([]file.Input, error) {
 		if in == nil {
 			in = os.Stdin
 		}
-		inputs = append(inputs, file.Input{Path: Stdin, Once: true, Open: func() (io.ReadCloser, error) { return io.NopCloser(in), nil }})
+		inputs = append(inputs, file.Input{Path: Stdin, Once: true, Open: func() (io.ReadCloser, error) {
+			return newPump(ctx, func() (io.Reader, error) { return in, nil }), nil
+		}})
 		r.paths = append(r.paths, Stdin)
 	}
 	r.res.Files = len(inputs)

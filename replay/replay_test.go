@@ -262,7 +262,7 @@ func TestPlacesAndCounts(t *testing.T) {
 	if res.Read != 15 || res.Decoded != 12 || res.DeadLettered["unsplittable"] != 1 || res.DeadLettered["type"] != 2 || res.Files != 1 {
 		t.Errorf("%s", res.Summary())
 	}
-	if got, want := res.Summary(), "files 1, records read 15, decoded 12, dead-lettered 3 (type 2, unsplittable 1), findings 2"; got != want {
+	if got, want := res.Summary(), "15 records read from 1 files, 12 decoded, 3 dead-lettered (2 of no known log type, 1 that cannot be split off), 2 findings"; got != want {
 		t.Errorf("summary %q, want %q", got, want)
 	}
 	if want := (replay.Progress{Bytes: int64(len(content)), Total: int64(len(content)), Records: 15}); seen != want {

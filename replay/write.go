@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -125,14 +126,38 @@ func clean(s string) string {
 func (r Result) Summary() string {
 	var dead int64
 	var why []string
-	for reason, n := range r.DeadLettered {
+	for _, reason := range slices.Sorted(maps.Keys(r.DeadLettered)) {
+		n := r.DeadLettered[reason]
 		dead += n
-		why = append(why, fmt.Sprintf("%s %d", reason, n))
+		why = append(why, fmt.Sprintf("%d %s", n, phrase(reason)))
 	}
-	slices.Sort(why)
-	s := fmt.Sprintf("files %d, records read %d, decoded %d, dead-lettered %d", r.Files, r.Read, r.Decoded, dead)
+	s := fmt.Sprintf("%d records read from %d files, %d decoded, %d dead-lettered", r.Read, r.Files, r.Decoded, dead)
 	if len(why) > 0 {
 		s += " (" + strings.Join(why, ", ") + ")"
 	}
-	return s + fmt.Sprintf(", findings %d", len(r.Findings))
+	return s + fmt.Sprintf(", %d findings", len(r.Findings))
+}
+
+// phrase says a dead letter's reason to people; the word is what metrics carry.
+func phrase(reason string) string {
+	if p, ok := map[string]string{
+		"type":         "of no known log type",
+		"missing":      "without what their log type must have",
+		"time":         "without a readable time",
+		"duplicate":    "with a key given twice",
+		"utf8":         "not UTF-8",
+		"syntax":       "not JSON",
+		"truncated":    "cut off",
+		"trailing":     "with more behind the JSON",
+		"depth":        "nested too deeply",
+		"size":         "too long",
+		"control":      "with raw control characters",
+		"escape":       "with broken escapes",
+		"number":       "with broken numbers",
+		"empty":        "empty",
+		"unsplittable": "that cannot be split off",
+	}[reason]; ok {
+		return p
+	}
+	return reason
 }

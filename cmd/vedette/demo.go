@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,20 +82,26 @@ type incidents interface {
 }
 
 // watch prints incidents as they open, and again when they turn out to be graver,
-// until ctx ends.
-func watch(ctx context.Context, db incidents, tenant string, w io.Writer) {
+// until ctx ends. It looks at the newest hundred.
+func watch(ctx context.Context, db incidents, tenant string, w io.Writer, logger *slog.Logger) {
 	seen := map[string]string{} // severity and title, by id
+	failing := false
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		list, err := db.ListIncidents(ctx, tenant, api.Query{Limit: 100})
-		if err == nil {
+		if err != nil && !failing && ctx.Err() == nil {
+			logger.Warn("incidents cannot be listed", "error", err)
+		}
+		if failing = err != nil; !failing {
+			now := map[string]string{}
 			for _, in := range slices.Backward(list) {
-				if is := in.Severity + in.Title; seen[in.ID] != is {
-					seen[in.ID] = is
+				is := in.Severity + in.Title
+				if now[in.ID] = is; seen[in.ID] != is {
 					fmt.Fprintln(w, incidentLine(in))
 				}
 			}
+			seen = now
 		}
 		select {
 		case <-ctx.Done():

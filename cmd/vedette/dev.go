@@ -42,7 +42,7 @@ func (c *DevCmd) Run(ctx context.Context, s *Streams) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("data directory: %w; choose another with --data", err)
 	}
-	logFile, err := os.OpenFile(filepath.Join(dir, "vedette.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	logFile, err := openLog(filepath.Join(dir, "vedette.log"))
 	if err != nil {
 		return fmt.Errorf("data directory: %w; choose another with --data", err)
 	}
@@ -128,10 +128,23 @@ func (c *DevCmd) Run(ctx context.Context, s *Streams) error {
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		watch(wctx, a.DB(), cfg.Tenant, s.Out)
+		watch(wctx, a.DB(), cfg.Tenant, s.Out, logger)
 	}()
 	defer func() { stop(); <-watched }()
 	return serve(ctx, a, logger, func() (*config.Config, error) { return cfg, nil })
+}
+
+// maxLog is the size at which a start puts the log aside.
+const maxLog = 32 << 20
+
+// openLog opens the log to append to it; a long one becomes path.1 first.
+func openLog(path string) (*os.File, error) {
+	if st, err := os.Stat(path); err == nil && st.Size() > maxLog {
+		if err := os.Rename(path, path+".1"); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
 // tee logs to several handlers.

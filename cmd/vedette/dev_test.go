@@ -59,10 +59,10 @@ type dev struct {
 	done  chan struct{}
 }
 
-func startDev(t *testing.T, bin, dir string, began time.Time) *dev {
+func startDev(t *testing.T, bin, dir string, began time.Time, args ...string) *dev {
 	t.Helper()
 	d := &dev{t: t, began: began, dir: dir, done: make(chan struct{})}
-	d.cmd = exec.Command(bin, "dev", "--data", dir, "--listen", "127.0.0.1:0")
+	d.cmd = exec.Command(bin, append([]string{"dev", "--data", dir, "--listen", "127.0.0.1:0"}, args...)...)
 	pipe, err := d.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -206,6 +206,67 @@ func TestDevComesBack(t *testing.T) {
 	}
 	d = startDev(t, bin, dir, began)
 	d.sees("203.0.113.2")
+}
+
+const sigmaRule = `title: %s
+id: 6d3a0c2e-0f6b-4a0e-9a59-0000000000%02d
+author: Somebody Else
+references: [https://example.com/why]
+logsource: {product: aws, service: cloudtrail}
+detection:
+  selection: {eventSource: test.amazonaws.com, eventName: %s}
+  condition: selection
+level: high
+`
+
+// SIGHUP reads the rules again: a set that is bad leaves the one in force alone.
+func TestDevReloadsOnHangup(t *testing.T) {
+	bin, dir, rules := binary(t), enterable(t), t.TempDir()
+	write := func(name, content string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(rules, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("one.yml", fmt.Sprintf(sigmaRule, "First", 1, "First"))
+	d := startDev(t, bin, dir, time.Now(), "--rules", rules)
+	n := 0
+	event := func(name string) { // a new one each time
+		n++
+		body := fmt.Sprintf(`{"eventVersion":"1.09","eventTime":%q,"eventSource":"test.amazonaws.com","eventName":%q,"awsRegion":"eu-west-1","sourceIPAddress":"203.0.113.%d","eventID":"e%d","userIdentity":{"type":"IAMUser","arn":"arn:aws:iam::111122223333:user/u%d"}}`,
+			time.Now().UTC().Format(time.RFC3339), name, n, n, n)
+		if code, b, err := d.request("POST", "/v1/logs", []byte(body)); err != nil || code != http.StatusAccepted {
+			t.Fatalf("push: %d %s %v", code, b, err)
+		}
+	}
+	found := func(title string) bool {
+		_, b, err := d.request("GET", "/v1/incidents", nil)
+		return err == nil && strings.Contains(string(b), title)
+	}
+	hangup := func() {
+		t.Helper()
+		if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	logged := func(what string) bool {
+		b, err := os.ReadFile(filepath.Join(dir, "vedette.log"))
+		return err == nil && strings.Contains(string(b), what)
+	}
+	event("First")
+	d.eventually("the first rule's incident", func() bool { return found("First") })
+
+	write("two.yml", "title: [broken")
+	hangup()
+	d.eventually("the bad set is refused", func() bool { return logged("reload refused") && logged("two.yml") })
+	event("First")
+
+	write("two.yml", fmt.Sprintf(sigmaRule, "Second", 2, "Second"))
+	hangup()
+	d.eventually("the second rule's incident", func() bool { event("Second"); return found("Second") })
+	if _, b, err := d.request("GET", "/v1/incidents?rule=6d3a0c2e-0f6b-4a0e-9a59-000000000001", nil); err != nil || strings.Count(string(b), "First") == 0 {
+		t.Errorf("the first rule stopped: %s %v", b, err)
+	}
 }
 
 // What is wrong is said in a line, without a stack trace.

@@ -71,7 +71,7 @@ func Main(ctx context.Context, args []string, s *Streams) int {
 	parser, err := kong.New(&cli,
 		kong.Name("vedette"),
 		kong.Description("A sentry for serverless APIs: cloud logs in, incidents and alerts out."),
-		kong.Vars{"episodes": strings.Join(simulate.EpisodeNames(), ", "), "types": strings.Join(config.LogTypes(), ", ")},
+		kong.Vars{"rate": fmt.Sprint(simulate.DefaultRate), "episodes": strings.Join(simulate.EpisodeNames(), ", "), "types": strings.Join(config.LogTypes(), ", ")},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(s.Out, s.Err),
 		kong.Exit(func(c int) { code = c }),
@@ -108,6 +108,7 @@ func Main(ctx context.Context, args []string, s *Streams) int {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second one ends the program at once
 	code := Main(ctx, os.Args[1:], &Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	stop()
 	os.Exit(code)

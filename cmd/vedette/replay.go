@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 
@@ -30,11 +29,20 @@ type ReplayCmd struct {
 	Paths     []string `arg:"" name:"path" help:"Files and directories of logs, gzipped or not; - is standard input."`
 }
 
-// Run replays. Exit status: 0 nothing found, 1 findings, 2 bad usage or input.
+// Run replays. Exit status: 0 nothing found, 1 findings, 2 bad usage or input,
+// 130 interrupted.
 func (c *ReplayCmd) Run(ctx context.Context, s *Streams) error {
 	res, err := c.replay(ctx, s)
-	if err != nil {
+	if res.Read > 0 {
+		fmt.Fprintln(s.Err, res.Summary())
+	}
+	switch {
+	case ctx.Err() != nil:
+		return &ExitError{130, errors.New("interrupted")}
+	case err != nil:
 		return &ExitError{2, err}
+	case res.Read > 0 && res.Decoded == 0:
+		return &ExitError{2, errors.New("none of the records could be decoded: are these logs of a known type?")}
 	}
 	write := replay.WriteTable
 	if c.Format == "json" {
@@ -45,22 +53,6 @@ func (c *ReplayCmd) Run(ctx context.Context, s *Streams) error {
 			return &ExitError{2, err}
 		}
 	}
-	var dead int64
-	for _, n := range res.DeadLettered {
-		dead += n
-	}
-	fmt.Fprintf(s.Err, "%d records read from %d files, %d decoded, %d dead-lettered", res.Read, res.Files, res.Decoded, dead)
-	for i, reason := range slices.Sorted(maps.Keys(res.DeadLettered)) {
-		sep := ", "
-		if i == 0 {
-			sep = " ("
-		}
-		fmt.Fprintf(s.Err, "%s%s %d", sep, reason, res.DeadLettered[reason])
-	}
-	if dead > 0 {
-		fmt.Fprint(s.Err, ")")
-	}
-	fmt.Fprintf(s.Err, ", %d findings\n", len(res.Findings))
 	if len(res.Findings) > 0 {
 		return &ExitError{Code: 1}
 	}
@@ -75,7 +67,7 @@ func (c *ReplayCmd) replay(ctx context.Context, s *Streams) (replay.Result, erro
 	cfg := config.Default()
 	if c.Config != "" {
 		var err error
-		if cfg, err = config.Load(c.Config); err != nil {
+		if cfg, err = config.LoadOffline(c.Config); err != nil {
 			return none, err
 		}
 	}
@@ -85,14 +77,14 @@ func (c *ReplayCmd) replay(ctx context.Context, s *Streams) (replay.Result, erro
 	cfg.Rules.Paths = append(cfg.Rules.Paths, c.Rules...)
 	sources, warnings, err := app.RuleSources(cfg.Rules)
 	if err != nil {
-		return none, fmt.Errorf("load rules: %w", err)
+		return none, err
 	}
 	for _, w := range warnings {
 		fmt.Fprintln(s.Err, "warning:", w)
 	}
 	set, _, err := rule.FromSources(sources)
 	if err != nil {
-		return none, fmt.Errorf("load rules: %w", err)
+		return none, err
 	}
 	if len(set.Correlations) == 0 {
 		return none, errors.New("no rules: name some with --rules, or leave --no-shipped out")
@@ -102,6 +94,9 @@ func (c *ReplayCmd) replay(ctx context.Context, s *Streams) (replay.Result, erro
 	})
 	if err != nil {
 		return none, fmt.Errorf("enrichment: %w", err)
+	}
+	for _, attr := range enricher.Blind() {
+		fmt.Fprintf(s.Err, "warning: rules that ask for %s are blind: no database knows it (--geo-db)\n", attr)
 	}
 	o := replay.Options{Rules: set, Enricher: enricher, Type: event.Type(c.Type), Paths: c.Paths, Stdin: s.In}
 	if terminal(s.Err) {
@@ -120,13 +115,10 @@ func (c *ReplayCmd) replay(ctx context.Context, s *Streams) (replay.Result, erro
 		}()
 	}
 	res, err := replay.Run(ctx, o)
-	if err != nil {
-		return none, err
-	}
 	if res.Skipped != nil {
 		fmt.Fprintln(s.Err, "warning:", res.Skipped)
 	}
-	return res, nil
+	return res, err
 }
 
 // terminal tells whether w is one.

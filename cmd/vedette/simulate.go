@@ -15,8 +15,8 @@ type SimulateCmd struct {
 	Seed     uint64        `required:"" help:"What all chance follows from: the same seed writes the same logs."`
 	Start    time.Time     `placeholder:"RFC3339" help:"Start of the simulated time (by default so that it ends now)."`
 	Duration time.Duration `default:"2h" help:"Length of the simulated time (${default}); some episodes need days of history before them."`
-	Rate     float64       `placeholder:"EVENTS/S" help:"Log records a second, on average over a day."`
-	Episodes string        `default:"all" placeholder:"all|none|NAME,…" help:"Attack episodes: all, none or some of ${episodes}."`
+	Rate     float64       `placeholder:"EVENTS/S" help:"Log records a second, on average (by default ${rate})."`
+	Episodes string        `default:"all" placeholder:"all|none|NAME,…" help:"Attack episodes: all, none, or names separated by commas of ${episodes}."`
 	Out      string        `required:"" placeholder:"DIR" help:"Where to write logs/, labels.json and geo.mmdb."`
 }
 

@@ -39,7 +39,7 @@ func ledger(ctx context.Context, file string) (*storage.DB, *config.Config, erro
 type TokenCreateCmd struct {
 	Config string   `required:"" placeholder:"FILE" help:"The configuration file."`
 	Name   string   `required:"" help:"A name of its own, shown in the audit trail."`
-	Scope  []string `required:"" help:"What it may do: ingest, read, write. Repeatable."`
+	Scope  []string `required:"" help:"What it may do: ingest, read, write; several separated by commas."`
 }
 
 // Run creates the token.
