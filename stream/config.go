@@ -150,6 +150,7 @@ type Client struct {
 	transport      *kafka.Transport
 	requestTimeout time.Duration
 	sasl           bool
+	brokers        []string
 }
 
 // NewClient makes a client. It does not connect yet: see [Client.Ping].
@@ -186,6 +187,7 @@ func NewClient(cfg Config) (*Client, error) {
 		transport:      t,
 		requestTimeout: cfg.RequestTimeout,
 		sasl:           mechanism != nil,
+		brokers:        cfg.Brokers,
 	}, nil
 }
 

@@ -36,3 +36,25 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	return m
 }
+
+// GroupMetrics is what members of groups count; the label is the group's id.
+type GroupMetrics struct {
+	Partitions  *prometheus.GaugeVec   // assigned to this process
+	Generations *prometheus.CounterVec // times that the group changed
+}
+
+// NewGroupMetrics registers the metrics on r, which may be nil.
+func NewGroupMetrics(r prometheus.Registerer) *GroupMetrics {
+	m := &GroupMetrics{
+		Partitions: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "vedette_group_partitions", Help: "Partitions that the consumer group assigns to this process.",
+		}, []string{"group"}),
+		Generations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "vedette_group_generations_total", Help: "Generations of the consumer group that this process has taken part in.",
+		}, []string{"group"}),
+	}
+	if r != nil {
+		r.MustRegister(m.Partitions, m.Generations)
+	}
+	return m
+}

@@ -34,6 +34,7 @@ type Options struct {
 	Listen         string        // loopback address; port 0 for any; "127.0.0.1:0" if empty
 	NoSync         bool          // leave it to the operating system when writes reach the disk
 	RetentionEvery time.Duration // how often retention is applied; 1 min if zero
+	MinSession     time.Duration // least session timeout that members of groups may ask for; 6 s if zero
 	Logger         *slog.Logger  // slog.Default if nil
 }
 
@@ -71,6 +72,9 @@ func Start(o Options) (*Broker, error) {
 		kfake.ClusterID("vedette-dev"),
 		kfake.WithLogger(logger{o.Logger}),
 		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, o.Listen) }),
+	}
+	if o.MinSession > 0 {
+		opts = append(opts, kfake.GroupMinSessionTimeout(o.MinSession))
 	}
 	if o.Dir != "" {
 		if b.lock, err = lock(o.Dir); err != nil {

@@ -1,0 +1,110 @@
+package stream
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/segmentio/kafka-go"
+	"pgregory.net/rapid"
+)
+
+// TestAssign: whatever members claim, each partition has one, shares differ by
+// one at most, and nothing moves that need not.
+func TestAssign(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(0, 20).Draw(t, "partitions")
+		var partitions []int
+		for p := range n {
+			partitions = append(partitions, p)
+		}
+		claims := make(map[string]claim)
+		for i := range rapid.IntRange(1, 6).Draw(t, "members") {
+			claims[fmt.Sprint("m", i)] = claim{
+				generation: rapid.Int32Range(0, 3).Draw(t, "generation"),
+				partitions: rapid.SliceOfDistinct(rapid.Int32Range(0, 24), rapid.ID).Draw(t, "claimed"),
+			}
+		}
+		got := assign(claims, slices.Clone(partitions))
+		var all []int
+		for id := range claims {
+			if share := len(got[id]); share < n/len(claims) || share > (n+len(claims)-1)/len(claims) {
+				t.Errorf("%s gets %d of %d partitions among %d", id, share, n, len(claims))
+			}
+			all = append(all, got[id]...)
+		}
+		if slices.Sort(all); !slices.Equal(all, partitions) {
+			t.Fatalf("assigned %v, want each of %v once", all, partitions)
+		}
+		// Asked again with what came of it, everything stays.
+		for id := range claims {
+			c := claim{generation: 4}
+			for _, p := range got[id] {
+				c.partitions = append(c.partitions, int32(p))
+			}
+			claims[id] = c
+		}
+		for id, ps := range assign(claims, slices.Clone(partitions)) {
+			if !slices.Equal(ps, got[id]) {
+				t.Errorf("%s has %v, gets %v", id, got[id], ps)
+			}
+		}
+	})
+}
+
+func TestAssignMovesLittle(t *testing.T) {
+	for name, tc := range map[string]struct {
+		claims map[string]claim
+		want   map[string][]int
+	}{
+		"one joins": {
+			map[string]claim{"a": {3, []int32{0, 1, 2}}, "b": {3, []int32{3, 4, 5}}, "c": {}},
+			map[string][]int{"a": {0, 1}, "b": {3, 4}, "c": {2, 5}},
+		},
+		"one leaves": {
+			map[string]claim{"a": {3, []int32{0, 1}}, "c": {3, []int32{2, 5}}},
+			map[string][]int{"a": {0, 1, 3}, "c": {2, 4, 5}},
+		},
+		"a straggler claims what was given away": {
+			map[string]claim{"a": {2, []int32{0, 1, 2, 3, 4, 5}}, "b": {3, []int32{3, 4, 5}}},
+			map[string][]int{"a": {0, 1, 2}, "b": {3, 4, 5}},
+		},
+		"more members than partitions": {
+			map[string]claim{"a": {}, "b": {1, []int32{0, 1, 2, 3, 4, 5}}, "c": {}, "d": {}, "e": {}, "f": {}, "g": {}},
+			map[string][]int{"b": {0}, "a": {1}, "c": {2}, "d": {3}, "e": {4}, "f": {5}, "g": {}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := assign(tc.claims, []int{0, 1, 2, 3, 4, 5})
+			for id, want := range tc.want {
+				if !slices.Equal(got[id], want) {
+					t.Errorf("%s gets %v, want %v", id, got[id], want)
+				}
+			}
+		})
+	}
+}
+
+func TestAssignByTopic(t *testing.T) {
+	data := claim{2, []int32{0}}.encode()
+	got := sticky{}.AssignGroups(
+		[]kafka.GroupMember{
+			{ID: "a", Topics: []string{"x"}, UserData: data}, {ID: "b", Topics: []string{"x"}}, {ID: "c", Topics: []string{"y"}, UserData: []byte("?")},
+		},
+		[]kafka.Partition{{Topic: "x", ID: 1}, {Topic: "x", ID: 0}, {Topic: "y", ID: 0}},
+	)
+	if want := (kafka.GroupMemberAssignments{"a": {"x": {0}}, "b": {"x": {1}}, "c": {"y": {0}}}); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("assigned %v, want %v", got, want)
+	}
+}
+
+func TestClaimSurvivesTheWire(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := claim{rapid.Int32().Draw(t, "generation"), rapid.SliceOf(rapid.Int32Range(0, 1<<20)).Draw(t, "partitions")}
+		got := decodeClaim(c.encode())
+		if got.generation != c.generation || !slices.Equal(got.partitions, c.partitions) {
+			t.Errorf("decoded %v, want %v", got, c)
+		}
+		decodeClaim(rapid.SliceOf(rapid.Byte()).Draw(t, "noise")) // must not panic
+	})
+}

@@ -1,0 +1,280 @@
+package stream_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vedette-sec/vedette/stream"
+	"github.com/vedette-sec/vedette/stream/devbroker"
+)
+
+// shared is who works on what, as the members say.
+type shared struct {
+	mu      sync.Mutex
+	work    map[string]map[int32]int // by member: how often work was begun on a partition
+	at      map[string]map[int32]bool
+	changed chan struct{}
+}
+
+func newShared() *shared {
+	return &shared{work: map[string]map[int32]int{}, at: map[string]map[int32]bool{}, changed: make(chan struct{})}
+}
+
+func (s *shared) begin(member string, p int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.work[member] == nil {
+		s.work[member], s.at[member] = map[int32]int{}, map[int32]bool{}
+	}
+	s.work[member][p]++
+	s.at[member][p] = true
+	s.wake()
+}
+
+func (s *shared) end(member string, p int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.at[member], p)
+	s.wake()
+}
+
+func (s *shared) wake() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// until waits until the members work on all partitions, in shares of these sizes.
+func (s *shared) until(t *testing.T, partitions int, shares map[string]int) {
+	t.Helper()
+	timeout := time.After(30 * time.Second)
+	for {
+		s.mu.Lock()
+		got := map[string][]int32{}
+		owners := map[int32]int{}
+		for m, ps := range s.at {
+			if len(ps) > 0 {
+				got[m] = slices.Sorted(maps.Keys(ps))
+			}
+			for p := range ps {
+				owners[p]++
+			}
+		}
+		ok := len(owners) == partitions
+		for _, n := range owners {
+			ok = ok && n == 1
+		}
+		for m, n := range shares {
+			ok = ok && len(got[m]) == n
+		}
+		changed := s.changed
+		s.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			t.Fatalf("at work: %v, want shares of %v", got, shares)
+		}
+	}
+}
+
+// member joins until stop is called.
+func member(t *testing.T, c *stream.Client, s *shared, name string, o stream.GroupOptions) (stop func()) {
+	t.Helper()
+	o.ID, o.Topic, o.Logger = "sharing", "shared", slog.New(slog.DiscardHandler)
+	g, err := c.NewGroup(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, cancel := context.WithCancel(ctx(t))
+	done := make(chan error, 1)
+	go func() {
+		done <- g.Run(run, func(ctx context.Context, l *stream.Lease) error {
+			if err := l.Confirm(ctx); err != nil {
+				return err
+			}
+			s.begin(name, l.Partition)
+			defer s.end(name, l.Partition)
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	return sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func groupBroker(t *testing.T, partitions int) (*devbroker.Broker, *stream.Client) {
+	t.Helper()
+	b, err := devbroker.Start(devbroker.Options{RetentionEvery: time.Hour, MinSession: 100 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	c := client(t, stream.Config{Brokers: []string{b.Addr()}})
+	ensure(t, c, stream.Topic{Name: "shared", Partitions: partitions})
+	return b, c
+}
+
+func TestGroupShares(t *testing.T) {
+	_, c := groupBroker(t, 4)
+	s := newShared()
+	o := stream.GroupOptions{Heartbeat: 50 * time.Millisecond}
+	stopA := member(t, c, s, "a", o)
+	defer stopA()
+	s.until(t, 4, map[string]int{"a": 4})
+	stopB := member(t, c, s, "b", o)
+	defer stopB()
+	s.until(t, 4, map[string]int{"a": 2, "b": 2})
+	stopC := member(t, c, s, "c", o)
+	defer stopC()
+	s.until(t, 4, map[string]int{"c": 1})
+
+	// One leaves: what it had is with the others long before its session ends.
+	began := time.Now()
+	stopB()
+	s.until(t, 4, map[string]int{"b": 0})
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("the hand-over took %v", took)
+	}
+	stopC()
+	s.until(t, 4, map[string]int{"a": 4})
+	stopA()
+
+	// a began anew only what had been away.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	begun := 0
+	for _, n := range s.work["a"] {
+		begun += n
+	}
+	if begun > 9 {
+		t.Errorf("a began work %d times: %v; it is to go on while the group changes", begun, s.work["a"])
+	}
+	for m, ps := range s.at {
+		if len(ps) > 0 {
+			t.Errorf("%s is still at work on %v", m, ps)
+		}
+	}
+}
+
+// TestGroupMemberLost: what a member holds that has lost touch goes to the others.
+// It goes on meanwhile, as far as it is let, but nothing is confirmed to it.
+func TestGroupMemberLost(t *testing.T) {
+	_, c := groupBroker(t, 4)
+	s := newShared()
+	o := stream.GroupOptions{Heartbeat: 50 * time.Millisecond, Session: time.Second}
+	stopA := member(t, c, s, "a", o)
+	defer stopA()
+	s.until(t, 4, map[string]int{"a": 4})
+
+	o.ID, o.Topic, o.Logger = "sharing", "shared", slog.New(slog.DiscardHandler)
+	b, err := c.NewGroup(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, cancel := context.WithCancel(ctx(t))
+	leases := make(chan *stream.Lease, 4)
+	done := make(chan error, 1)
+	go func() {
+		done <- b.Run(run, func(ctx context.Context, l *stream.Lease) error {
+			leases <- l
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	l := <-leases
+	s.until(t, 2, map[string]int{"a": 2})
+	if err := l.Confirm(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	b.Sever()
+	s.until(t, 4, map[string]int{"a": 4})
+	short, stop := context.WithTimeout(ctx(t), 100*time.Millisecond)
+	defer stop()
+	if err := l.Confirm(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a lost member is confirmed in what it had: %v", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWorkComesBack: work that ends although the partition is still this
+// member's is begun again, and the state says meanwhile what was wrong.
+func TestWorkComesBack(t *testing.T) {
+	_, c := groupBroker(t, 1)
+	failed := errors.New("fenced by a straggler")
+	var mu sync.Mutex
+	var states []error
+	g, err := c.NewGroup(stream.GroupOptions{
+		ID: "sharing", Topic: "shared", Logger: slog.New(slog.DiscardHandler),
+		State: func(p int32, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if p == 0 {
+				states = append(states, err)
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, cancel := context.WithCancel(ctx(t))
+	defer cancel()
+	n := 0
+	if err := g.Run(run, func(ctx context.Context, _ *stream.Lease) error {
+		if n++; n < 3 {
+			return failed
+		}
+		cancel()
+		<-ctx.Done()
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []error{nil, failed, nil, failed, nil}; len(states) < len(want) || !slices.Equal(states[:len(want)], want) {
+		t.Errorf("states %v, want %v", states, want)
+	}
+}
+
+// TestGroupWithoutKafka: joining is tried until it is told to stop, and stops at once.
+func TestGroupWithoutKafka(t *testing.T) {
+	c := client(t, stream.Config{Brokers: []string{"127.0.0.1:1"}, DialTimeout: time.Second})
+	told := make(chan error, 100)
+	g, err := c.NewGroup(stream.GroupOptions{
+		ID: "sharing", Topic: "shared", Logger: slog.New(slog.DiscardHandler),
+		State: func(p int32, err error) {
+			if p == stream.WholeGroup && err != nil {
+				told <- err
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, cancel := context.WithCancel(ctx(t))
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- g.Run(run, func(context.Context, *stream.Lease) error { return nil }) }()
+	if err := <-told; !stream.Retriable(err) {
+		t.Errorf("told %v, want one to retry", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
