@@ -168,12 +168,11 @@ func at(b []byte, i int) byte {
 // is; 0 and len(b) if there is none.
 func token(b []byte, i int) (int, byte) {
 	for uint(i) < uint(len(b)) {
-		switch c := b[i]; c {
-		case ' ', '\t', '\n', '\r':
-			i++
-		default:
+		c := b[i]
+		if c > ' ' || c != ' ' && c != '\n' && c != '\r' && c != '\t' {
 			return i, c
 		}
+		i++
 	}
 	return len(b), 0
 }
@@ -324,6 +323,16 @@ key:
 value:
 	switch b[i] {
 	case '"':
+		if i >= 0 && i <= len(b)-9 {
+			w := binary.LittleEndian.Uint64(b[i+1:])
+			if m := special(w); m != 0 {
+				if j := i + 1 + bits.TrailingZeros64(m)>>3; at(b, j) == '"' {
+					high |= w
+					i = j + 1
+					goto after
+				}
+			}
+		}
 		i, _, h, f = strEnd(b, i+1)
 		if high |= h; f != faultNone {
 			return i, high, f

@@ -28,17 +28,10 @@ type Matcher struct {
 
 // typePlans caches the plans of one log type.
 type typePlans struct {
-	near   [1 << 9]nearPlan // the plans last used, by a hash of parts of the kind: cheaper than byKind
+	near   [1 << 12]*plan // the plans last used, by a hash of parts of the kind: cheaper than byKind
 	byKind map[string]*plan
 	whole  map[event.Class]*plan // nothing but the class decided, for kinds without a plan
 	once   [1 << 10]uint32       // hashes of kinds seen once: the second sight is worth a plan
-}
-
-// nearPlan is a plan with the kind it is for; a and b alias the key in byKind.
-type nearPlan struct {
-	plan  *plan
-	a, b  string
-	class event.Class
 }
 
 // nearHash mixes the ends of a discriminator's parts.
@@ -125,14 +118,14 @@ func (m *Matcher) plan(ev *event.Event) *plan {
 		return m.wholePlan(t, ev.Class)
 	}
 	near := &m.types[t].near[nearHash(a, b)%uint64(len(m.types[t].near))]
-	if near.plan != nil && near.class == ev.Class && near.a == string(a) && near.b == string(b) {
-		return near.plan
+	if p := *near; p != nil && p.class == ev.Class && p.a == string(a) && p.b == string(b) {
+		return p
 	}
 	return m.farPlan(t, ev.Class, a, b, near)
 }
 
 // farPlan finds the plan for a kind in the whole cache, or makes one.
-func (m *Matcher) farPlan(t int, class event.Class, a, b []byte, near *nearPlan) *plan {
+func (m *Matcher) farPlan(t int, class event.Class, a, b []byte, near **plan) *plan {
 	key := binary.LittleEndian.AppendUint16(m.key[:0], uint16(class))
 	key = binary.LittleEndian.AppendUint16(key, uint16(len(a)))
 	key = append(key, a...)
@@ -140,7 +133,7 @@ func (m *Matcher) farPlan(t int, class event.Class, a, b []byte, near *nearPlan)
 	m.key = key
 	tp := &m.types[t]
 	if p := tp.byKind[string(key)]; p != nil {
-		*near = p.near(class, len(a))
+		*near = p
 		return p
 	}
 	// A kind seen for the first time may be one of very many: whoever can make
@@ -169,16 +162,10 @@ func (m *Matcher) farPlan(t int, class event.Class, a, b []byte, near *nearPlan)
 		}
 		return fails
 	})
-	p.key = string(key)
-	tp.byKind[p.key] = p
-	*near = p.near(class, len(a))
+	p.class, p.a, p.b = class, string(a), string(b)
+	tp.byKind[string(key)] = p
+	*near = p
 	return p
-}
-
-// near is the entry for a plan whose first part of the discriminator has n bytes.
-func (p *plan) near(class event.Class, n int) nearPlan {
-	ab := p.key[4:]
-	return nearPlan{plan: p, a: ab[:n], b: ab[n:], class: class}
 }
 
 func (m *Matcher) wholePlan(t int, class event.Class) *plan {

@@ -1,13 +1,17 @@
 package match
 
-import "github.com/vedette-sec/vedette/detect/rule"
+import (
+	"github.com/vedette-sec/vedette/detect/rule"
+	"github.com/vedette-sec/vedette/event"
+)
 
 // plan is what is left to be evaluated of the rules of one log type for events
 // of one kind: those with the same class and discriminator.
 type plan struct {
 	entries []planEntry
 	code    []instruction
-	key     string // in typePlans.byKind: class, length of the first part, both parts
+	class   event.Class // with a and b the kind it is for
+	a, b    string
 }
 
 // planEntry is a rule that may match. It matches if the code from start on ends in yes.
