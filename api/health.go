@@ -94,8 +94,8 @@ func pushOperation() *huma.Operation {
 		}}},
 	}}
 	for code, desc := range map[string]string{
-		"400": "Not taken: a parameter or the body is wrong", "401": "No token that is known", "403": "The token may not",
-		"413": "The body is too long: send several", "415": "Not a content type or encoding that is taken",
+		"400": "Not taken: a parameter or the body is wrong. Final: do not send it again", "401": "No token that is known", "403": "The token may not",
+		"408": "The body did not arrive in time: send it again", "413": "The body is too long: send several", "415": "Not a content type or encoding that is taken",
 		"429": "Too much is being taken: again after Retry-After", "503": "Kafka or the database is away: again after Retry-After",
 	} {
 		responses[code] = &huma.Response{Description: desc, Content: map[string]*huma.MediaType{
@@ -106,7 +106,8 @@ func pushOperation() *huma.Operation {
 		Method: http.MethodPost, Path: "/v1/logs", OperationID: "push-logs", Tags: []string{"Logs"},
 		Summary: "Push log records",
 		Description: "Takes JSON lines, {\"Records\":[…]}, a JSON array, CloudWatch Logs DATA_MESSAGE envelopes or text lines, any of them gzipped. " +
-			"The answer 202 comes when Kafka has acknowledged all of it. Any other answer promises nothing: send all of it again, what arrives twice counts once. Needs scope ingest.",
+			"The answer 202 comes when Kafka has acknowledged all of it. Any other answer promises nothing. " +
+			"After 408, 429 and 5xx send all of it again, what arrives twice counts once; the others are final, as is 400 for a body of more than 1000 pieces that are no records. Needs scope ingest.",
 		Parameters: []*huma.Param{{Name: "type", In: "query", Description: "Log type of all records; without it, it is told from the content", Schema: text}},
 		RequestBody: &huma.RequestBody{
 			Required: true, Content: body,

@@ -25,6 +25,11 @@ type SplitOptions struct {
 	MaxRecord int   // longest record, bytes; 0: DefaultMaxRecord
 	MaxTotal  int64 // longest input after decompression, bytes; 0: no bound
 	Truncate  int   // how much of a piece that is no record is kept, bytes; 0: DefaultTruncate
+
+	// Buffer is asked, unless nil, before the buffer grows to size bytes, and once
+	// input has come at all. Its error ends the splitting: Next returns it when what
+	// was read before is handed out.
+	Buffer func(size int) error
 }
 
 // Record is one piece of the input.
@@ -57,6 +62,7 @@ type Splitter struct {
 	eof    bool
 	bad    error // what ended the input, other than its end
 	zipped bool  // it was compressed
+	asked  bool  // for the buffer
 
 	mode     mode
 	inObject bool // modeArray: the array is a field of an object
@@ -163,6 +169,9 @@ func (s *Splitter) fill() bool {
 			s.r = 0
 		}
 		if s.w > len(s.buf)/2 {
+			if !s.mayHold(2 * len(s.buf)) {
+				return false
+			}
 			s.buf = append(s.buf, make([]byte, len(s.buf))...)
 		}
 	}
@@ -176,12 +185,28 @@ func (s *Splitter) fill() bool {
 				s.bad = err
 			}
 		}
+		if n > 0 && !s.asked {
+			s.asked = true
+			s.mayHold(len(s.buf))
+		}
 		if n > 0 || err != nil {
 			return n > 0
 		}
 	}
 	s.eof, s.bad = true, io.ErrNoProgress
 	return false
+}
+
+// mayHold asks whether the buffer may have size bytes. If not, the input ends here.
+func (s *Splitter) mayHold(size int) bool {
+	if s.opts.Buffer == nil {
+		return true
+	}
+	if err := s.opts.Buffer(size); err != nil {
+		s.eof, s.src.err = true, err
+		return false
+	}
+	return true
 }
 
 // skipSpace moves to the next byte that is not white space and returns it. The

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -209,6 +210,49 @@ func TestSplitTotal(t *testing.T) {
 	}
 	if got := split(t, strings.NewReader(in), ingest.SplitOptions{MaxTotal: 8000}); len(got) != 1000 {
 		t.Errorf("%d records within the bound", len(got))
+	}
+}
+
+// Who bounds memory is asked before the buffer grows, and can say no.
+func TestBufferIsAskedFor(t *testing.T) {
+	var asked []int
+	no := errors.New("no")
+	small, large := `{"a":1}`, `{"a":"`+strings.Repeat("x", 40<<10)+`"}`
+	for name, o := range map[string]ingest.SplitOptions{
+		"granted": {Buffer: func(size int) error {
+			asked = append(asked, size)
+			return nil
+		}},
+		"refused": {Buffer: func(size int) error {
+			if size > 16<<10 {
+				return no
+			}
+			return nil
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := ingest.NewSplitter(strings.NewReader(small+"\n"+large), o)
+			if rec, err := s.Next(); err != nil || string(rec.Data) != small {
+				t.Fatalf("first: %q, %v", rec.Data, err)
+			}
+			rec, err := s.Next()
+			if name == "refused" {
+				if !errors.Is(err, no) {
+					t.Errorf("error %v", err)
+				}
+				return
+			}
+			if err != nil || string(rec.Data) != large {
+				t.Errorf("second: %d bytes, %v", len(rec.Data), err)
+			}
+			if !slices.Equal(asked, []int{16 << 10, 32 << 10, 64 << 10}) {
+				t.Errorf("asked for %v", asked)
+			}
+		})
+	}
+	s := ingest.NewSplitter(strings.NewReader(""), ingest.SplitOptions{Buffer: func(int) error { return no }})
+	if _, err := s.Next(); !errors.Is(err, io.EOF) {
+		t.Errorf("without input: %v", err)
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 // nowhere acknowledges at once.
 type nowhere struct{}
 
-func (nowhere) Append(context.Context, []stream.LogMessage) error   { return nil }
-func (nowhere) DeadLetter(context.Context, stream.DeadLetter) error { return nil }
+func (nowhere) Append(context.Context, []stream.LogMessage) error      { return nil }
+func (nowhere) DeadLetters(context.Context, []stream.DeadLetter) error { return nil }
 
 // BenchmarkPush measures all but Kafka: reading, splitting, batching.
 func BenchmarkPush(b *testing.B) {

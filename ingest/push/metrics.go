@@ -26,7 +26,7 @@ func newMetrics(reg prometheus.Registerer, room *room) *metrics {
 		}),
 	}
 	reg.MustRegister(m.records, m.refused, m.bytes, m.duration, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "vedette_push_in_flight_bytes", Help: "Bytes of bodies being taken.",
+		Name: "vedette_push_in_flight_bytes", Help: "Bytes that pushes hold in memory.",
 	}, func() float64 { return float64(room.used()) }))
 	return m
 }

@@ -3,13 +3,17 @@
 // A body is JSON lines, {"Records":[…]}, a JSON array, CloudWatch Logs
 // DATA_MESSAGE envelopes, or text lines, any of them gzipped. It is cut into
 // records while it arrives and appended in batches, so that a request needs
-// little more memory than a batch, however long its body.
+// little more memory than a batch, however long its body. Room is taken for what
+// has arrived, not for what is announced: a client that sends nothing keeps
+// nobody else out but for its place among MaxRequests.
 //
 // The answer 202 says that Kafka has acknowledged everything: so many records
 // appended, so many pieces that are no record kept on the dead letter topic. Any
-// other answer promises nothing, not even that nothing was taken: the client
-// sends all of it again, and what arrives twice counts once, by the id of its
-// event.
+// other answer promises nothing, not even that nothing was taken. 429, 503 and
+// 408 pass: the client sends all of it again, and what arrives twice counts once,
+// by the id of its event. Every other answer is final: the same body would get it
+// again. One of them is the 400 for a body of more than 1000 pieces that are no
+// records; those of them that were not yet written as dead letters are not kept.
 //
 // The package knows nothing of tokens: its caller has authenticated the client.
 package push
@@ -25,6 +29,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,7 +44,7 @@ import (
 // acknowledged, and do not keep the messages.
 type Appender interface {
 	Append(ctx context.Context, ms []stream.LogMessage) error
-	DeadLetter(ctx context.Context, d stream.DeadLetter) error
+	DeadLetters(ctx context.Context, ds []stream.DeadLetter) error
 }
 
 // Defaults of Options.
@@ -62,7 +67,7 @@ type Options struct {
 	MaxBody     int64         // bytes of a body as sent
 	MaxExpanded int64         // bytes of a body after decompression
 	MaxRecord   int           // bytes of a record; above it a piece is dead-lettered
-	MaxInFlight int64         // bytes of all bodies being taken
+	MaxInFlight int64         // bytes that all bodies being taken hold in memory; one alone may always go on
 	MaxRequests int           // bodies being taken at once
 	Timeout     time.Duration // for all of a request
 	Types       []event.Type  // what ?type= may name; default: those that event decodes
@@ -97,9 +102,6 @@ func (o *Options) setDefaults() error {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
-	}
-	if o.MaxBody > o.MaxInFlight {
-		return fmt.Errorf("push: MaxBody (%d) is above MaxInFlight (%d): no such body could ever be taken", o.MaxBody, o.MaxInFlight)
 	}
 	if len(o.Types) == 0 {
 		o.Types = []event.Type{event.TypeCloudTrail, event.TypeAPIGateway, event.TypeLambda}
@@ -138,6 +140,12 @@ type refusal struct {
 	err        error  // for the log
 }
 
+func (r *refusal) Error() string { return r.detail }
+
+func full() *refusal {
+	return &refusal{status: http.StatusTooManyRequests, retryAfter: "1", detail: "Too much is being taken at the moment: send it again later."}
+}
+
 // ServePush answers a POST whose client was authenticated as origin of tenant.
 func (h *Handler) ServePush(w http.ResponseWriter, r *http.Request, tenant, origin string) {
 	start := h.o.Clock()
@@ -154,17 +162,50 @@ func (h *Handler) ServePush(w http.ResponseWriter, r *http.Request, tenant, orig
 		h.o.Logger.WarnContext(r.Context(), "push refused", "status", no.status, "origin", origin, "error", no.err,
 			"accepted", res.Accepted, "dead_lettered", res.DeadLettered)
 	}
+	h.refuse(w, r, no)
+}
+
+// After a refusal the rest of a body is read, so that the connection can be used
+// again, and a client that writes all before it reads gets to the answer: so many
+// bytes, for so long.
+const (
+	maxRest  = 256 << 10 // as net/http does
+	restTime = time.Second
+)
+
+// refuse answers, and sees the request to its end within a second, whatever the
+// client does: by itself net/http would read the rest before the answer goes out.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, no *refusal) {
+	rc := http.NewResponseController(w)
+	if r.ProtoMajor == 1 { // HTTP/2 ends a stream without ending the connection
+		until := h.o.Clock()
+		again := no.retryAfter != "" && 0 <= r.ContentLength && r.ContentLength <= maxRest
+		// Who asks before sending is not to send now.
+		if r.Header.Get("Expect") == "" && h.room.linger() {
+			defer h.room.gone()
+			until = until.Add(restTime)
+		} else {
+			again = false
+		}
+		if rc.SetReadDeadline(until) != nil || !again {
+			w.Header().Set("Connection", "close")
+		}
+		defer func() {
+			if rc.Flush() == nil {
+				_, _ = io.CopyN(io.Discard, r.Body, maxRest)
+			}
+		}()
+	}
 	if no.retryAfter != "" {
 		w.Header().Set("Retry-After", no.retryAfter)
 	}
-	if no.status != http.StatusServiceUnavailable && no.status != http.StatusTooManyRequests {
-		w.Header().Set("Connection", "close") // rather than read the rest of the body
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(no.status)
-	_ = json.NewEncoder(w).Encode(map[string]any{
+	answer, _ := json.Marshal(map[string]any{ // of these it cannot fail
 		"title": http.StatusText(no.status), "status": no.status, "detail": no.detail,
 	})
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(answer))) // it ends here, not when the request does
+	w.WriteHeader(no.status)
+	_, _ = w.Write(answer)
 }
 
 // take does the work. On refusal the result says how far it had come.
@@ -173,17 +214,14 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, tenant, origin st
 	if no != nil {
 		return Result{}, no
 	}
-	size := r.ContentLength
-	if size < 0 {
-		size = h.o.MaxBody
-	}
-	if size > h.o.MaxBody {
+	if r.ContentLength > h.o.MaxBody {
 		return Result{}, tooLong(h.o.MaxBody)
 	}
-	if !h.room.enter(size) {
-		return Result{}, &refusal{status: http.StatusTooManyRequests, retryAfter: "1", detail: "Too much is being taken at the moment: send it again later."}
+	if !h.room.enter() {
+		return Result{}, full()
 	}
-	defer h.room.leave(size)
+	t := &taking{h: h, tenant: tenant, origin: origin, typ: typ}
+	defer func() { h.room.leave(t.held) }()
 
 	// A client that stops in the middle must not hold its place for ever.
 	if err := http.NewResponseController(w).SetReadDeadline(h.o.Clock().Add(h.o.Timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
@@ -197,7 +235,6 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, tenant, origin st
 		// The splitter tells gzip by itself, but would take anything else for text.
 		return Result{}, readRefusal(body.err, &refusal{status: http.StatusBadRequest, detail: "Content-Encoding says gzip, but the body is not."})
 	}
-	t := &taking{h: h, tenant: tenant, origin: origin, typ: typ}
 	no = t.run(ctx, body)
 	h.metrics.bytes.Add(float64(body.n))
 	return t.res, no

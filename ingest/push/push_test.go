@@ -10,13 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,7 +30,8 @@ type recorder struct {
 	mu     sync.Mutex
 	got    []stream.LogMessage
 	dead   []stream.DeadLetter
-	calls  int
+	calls  int // of Append
+	letter int // calls of DeadLetters
 	err    error
 	failAt int           // the call that fails, from 1; 0: all, if err is set
 	enter  chan struct{} // told of each Append, if not nil
@@ -61,14 +60,17 @@ func (r *recorder) Append(ctx context.Context, ms []stream.LogMessage) error {
 	return nil
 }
 
-func (r *recorder) DeadLetter(_ context.Context, d stream.DeadLetter) error {
+func (r *recorder) DeadLetters(_ context.Context, ds []stream.DeadLetter) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.letter++
 	if r.err != nil {
 		return r.err
 	}
-	d.Value = bytes.Clone(d.Value)
-	r.dead = append(r.dead, d)
+	for _, d := range ds {
+		d.Value = bytes.Clone(d.Value)
+		r.dead = append(r.dead, d)
+	}
 	return nil
 }
 
@@ -249,12 +251,35 @@ func TestDamagedGzipIsKept(t *testing.T) {
 	}
 }
 
-// A log that is none at all is not worth a round trip a line.
+// A log that is none at all is not worth a round trip a line, nor a dead letter a
+// line each time it is sent.
 func TestRubbishIsRefused(t *testing.T) {
 	rec := new(recorder)
-	post(t, serve(t, rec, nil), "", strings.NewReader(strings.Repeat("{\"EVIL\n", 5000))).wants(t, 400)
-	if len(rec.dead) > 1000 {
+	srv := serve(t, rec, nil)
+	for range 2 {
+		res := post(t, srv, "", strings.NewReader(strings.Repeat("{\"EVIL\n", 5000))).wants(t, 400)
+		if res.Header.Get("Retry-After") != "" {
+			t.Error("told to come back, although it is final")
+		}
+	}
+	if len(rec.dead) > 0 {
 		t.Errorf("%d dead letters", len(rec.dead))
+	}
+	post(t, srv, "", strings.NewReader(strings.Repeat("{\"cut\n", 999)+`{"a":1}`)).wantsResult(t, 1, 999)
+	if len(rec.dead) != 999 || rec.letter != 1 {
+		t.Errorf("%d dead letters in %d calls, want 999 in one", len(rec.dead), rec.letter)
+	}
+}
+
+// Dead letters wait for each other in bounded memory.
+func TestLongDeadLettersAreWrittenOnTheWay(t *testing.T) {
+	const maxRecord = 64 << 10
+	rec := new(recorder)
+	srv := serve(t, rec, func(o *push.Options) { o.MaxRecord = maxRecord })
+	long := `{"a":"` + strings.Repeat("x", maxRecord) + `"}` + "\n"
+	post(t, srv, "", strings.NewReader(strings.Repeat(long, 40))).wantsResult(t, 0, 40)
+	if rec.letter != 3 { // of 1 MiB
+		t.Errorf("%d calls for 40 letters of 64 KiB", rec.letter)
 	}
 }
 
@@ -319,62 +344,6 @@ func TestKafkaAway(t *testing.T) {
 	})
 }
 
-// Over the bounds of what is taken at once a client is told to come back, and
-// when there is room again it is taken.
-func TestBackPressure(t *testing.T) {
-	for name, edit := range map[string]func(*push.Options){
-		"requests": func(o *push.Options) { o.MaxRequests = 1 },
-		"bytes":    func(o *push.Options) { o.MaxBody, o.MaxInFlight = 10, 10 },
-	} {
-		t.Run(name, func(t *testing.T) {
-			rec := &recorder{enter: make(chan struct{}), leave: make(chan struct{})}
-			reg := prometheus.NewRegistry()
-			srv := serve(t, rec, func(o *push.Options) {
-				edit(o)
-				o.Registerer = reg
-			})
-			first := make(chan answer)
-			go func() { first <- post(t, srv, "", strings.NewReader(`{"a":1}`)) }()
-			<-rec.enter
-			res := post(t, srv, "", strings.NewReader(`{"a":2}`)).wants(t, 429)
-			if res.Header.Get("Retry-After") != "1" {
-				t.Errorf("Retry-After %q", res.Header.Get("Retry-After"))
-			}
-			if err := testutil.GatherAndCompare(reg, strings.NewReader(`
-# HELP vedette_push_in_flight_bytes Bytes of bodies being taken.
-# TYPE vedette_push_in_flight_bytes gauge
-vedette_push_in_flight_bytes 7
-`), "vedette_push_in_flight_bytes"); err != nil {
-				t.Error(err)
-			}
-			close(rec.leave)
-			(<-first).wantsResult(t, 1, 0)
-			go func() { <-rec.enter }()
-			post(t, srv, "", strings.NewReader(`{"a":3}`)).wantsResult(t, 1, 0)
-		})
-	}
-}
-
-// A client that stops in the middle is let go.
-func TestSlowClient(t *testing.T) {
-	srv := serve(t, new(recorder), func(o *push.Options) { o.Timeout = 50 * time.Millisecond })
-	conn, err := net.Dial("tcp", strings.TrimPrefix(srv.URL, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, "POST /v1/logs HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"a\":"); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(conn)
-	if err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 408 ") {
-		t.Errorf("answer %q, %v", b, err)
-	}
-}
-
 func TestMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	srv := serve(t, new(recorder), func(o *push.Options) { o.Registerer = reg })
@@ -402,9 +371,8 @@ vedette_push_refused_total{code="400"} 1
 
 func TestOptions(t *testing.T) {
 	for want, o := range map[string]push.Options{
-		"Appender":    {Registerer: prometheus.NewRegistry()},
-		"Registerer":  {Appender: new(recorder)},
-		"MaxInFlight": {Appender: new(recorder), Registerer: prometheus.NewRegistry(), MaxInFlight: 1},
+		"Appender":   {Registerer: prometheus.NewRegistry()},
+		"Registerer": {Appender: new(recorder)},
 	} {
 		if _, err := push.New(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one about %s", err, want)

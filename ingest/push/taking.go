@@ -1,6 +1,7 @@
 package push
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -11,8 +12,7 @@ import (
 	"github.com/vedette-sec/vedette/stream"
 )
 
-// Bounds of a batch, and of how much rubbish one body may hold: each piece costs
-// a round trip to Kafka.
+// Bounds of a batch, and of how much rubbish one body may hold.
 const (
 	batchBytes   = 1 << 20
 	batchRecords = 4096
@@ -29,14 +29,33 @@ type taking struct {
 	arena []byte // the records of the batch, one after the other
 	ends  []int  // where each ends
 	batch []stream.LogMessage
+
+	dead      []stream.DeadLetter // not yet written
+	deadBytes int
+	noRecords int64 // pieces of the body that are none
+
+	buffered int   // bytes of the splitter's buffer
+	held     int64 // bytes of room
 }
 
 // run cuts the body into records and appends them. res counts only what was
 // acknowledged.
 func (t *taking) run(ctx context.Context, body *source) *refusal {
-	s := ingest.NewSplitter(body, ingest.SplitOptions{MaxRecord: t.h.o.MaxRecord, MaxTotal: t.h.o.MaxExpanded})
+	s := ingest.NewSplitter(body, ingest.SplitOptions{
+		MaxRecord: t.h.o.MaxRecord, MaxTotal: t.h.o.MaxExpanded,
+		Buffer: func(size int) error {
+			t.buffered = size
+			if no := t.hold(ctx, 0); no != nil {
+				return no
+			}
+			return nil
+		},
+	})
 	for {
 		rec, err := s.Next()
+		if no, ok := errors.AsType[*refusal](err); ok {
+			return no
+		}
 		switch {
 		case errors.Is(err, io.EOF):
 			return t.flush(ctx)
@@ -51,20 +70,83 @@ func (t *taking) run(ctx context.Context, body *source) *refusal {
 	}
 }
 
+// hold takes room for n bytes beside what is gathered and the splitter's buffer.
+// If there is too little, what is gathered is written now.
+func (t *taking) hold(ctx context.Context, n int) *refusal {
+	if t.claim(n) {
+		return nil
+	}
+	if no := t.flush(ctx); no != nil {
+		return no
+	}
+	if t.claim(n) {
+		return nil
+	}
+	return full()
+}
+
+func (t *taking) claim(n int) bool {
+	want := int64(t.buffered + len(t.arena) + t.deadBytes + n)
+	if !t.h.room.change(t.held, want) {
+		return false
+	}
+	t.held = want
+	return true
+}
+
 func (t *taking) add(ctx context.Context, rec ingest.Record) *refusal {
 	if rec.Err != nil {
-		return t.deadLetter(ctx, rec)
+		if t.noRecords++; t.noRecords > maxDead {
+			// What was not yet written as a dead letter never is: if the client sends
+			// this again after all, at least it does not fill the topic.
+			return &refusal{
+				status: http.StatusBadRequest, detail: "More than 1000 pieces of the body are no records. Is it a log at all? Do not send it again.",
+				err: errors.New("too many pieces that are no records"),
+			}
+		}
 	}
-	t.arena = append(t.arena, rec.Data...)
-	t.ends = append(t.ends, len(t.arena))
-	if len(t.arena) < batchBytes && len(t.ends) < batchRecords {
+	if no := t.hold(ctx, len(rec.Data)); no != nil {
+		return no
+	}
+	if rec.Err != nil {
+		t.addDead(rec)
+	} else {
+		t.arena = append(t.arena, rec.Data...)
+		t.ends = append(t.ends, len(t.arena))
+	}
+	if len(t.arena)+t.deadBytes < batchBytes && len(t.ends) < batchRecords {
 		return nil
 	}
 	return t.flush(ctx)
 }
 
-// flush appends the batch.
+// addDead keeps a piece that is no record for the dead letter topic.
+func (t *taking) addDead(rec ingest.Record) {
+	d := stream.DeadLetter{
+		Reason: string(ingest.ReasonInvalid), Detail: rec.Err.Error(),
+		Tenant: t.tenant, Type: string(t.typ), Origin: t.origin, Partition: -1, Offset: -1, Value: bytes.Clone(rec.Data),
+	}
+	if se, ok := errors.AsType[*ingest.SplitError](rec.Err); ok {
+		d.Reason, d.SHA256 = string(se.Reason), se.SHA256
+	}
+	t.dead = append(t.dead, d)
+	t.deadBytes += len(d.Value)
+}
+
+// flush writes what is gathered and gives its room back.
 func (t *taking) flush(ctx context.Context) *refusal {
+	if no := t.flushRecords(ctx); no != nil {
+		return no
+	}
+	if no := t.flushDead(ctx); no != nil {
+		return no
+	}
+	t.claim(0)
+	return nil
+}
+
+// flushRecords appends the batch.
+func (t *taking) flushRecords(ctx context.Context) *refusal {
 	if len(t.ends) == 0 {
 		return nil
 	}
@@ -82,27 +164,24 @@ func (t *taking) flush(ctx context.Context) *refusal {
 	t.res.Accepted += int64(len(t.batch))
 	t.h.metrics.records.WithLabelValues("accepted").Add(float64(len(t.batch)))
 	t.arena, t.ends = t.arena[:0], t.ends[:0]
+	if cap(t.arena) > 2*batchBytes { // for a long record
+		t.arena = nil
+	}
 	return nil
 }
 
-// deadLetter keeps a piece that is no record.
-func (t *taking) deadLetter(ctx context.Context, rec ingest.Record) *refusal {
-	if t.res.DeadLettered >= maxDead {
-		return &refusal{status: http.StatusBadRequest, detail: "More than 1000 pieces of the body are no records: is it a log at all?"}
+// flushDead writes the dead letters.
+func (t *taking) flushDead(ctx context.Context) *refusal {
+	if len(t.dead) == 0 {
+		return nil
 	}
-	d := stream.DeadLetter{
-		Reason: string(ingest.ReasonInvalid), Detail: rec.Err.Error(),
-		Tenant: t.tenant, Type: string(t.typ), Origin: t.origin, Partition: -1, Offset: -1, Value: rec.Data,
-	}
-	var se *ingest.SplitError
-	if errors.As(rec.Err, &se) {
-		d.Reason, d.SHA256 = string(se.Reason), se.SHA256
-	}
-	if err := t.h.o.Appender.DeadLetter(ctx, d); err != nil {
+	if err := t.h.o.Appender.DeadLetters(ctx, t.dead); err != nil {
 		return away(err)
 	}
-	t.res.DeadLettered++
-	t.h.metrics.records.WithLabelValues("dead_lettered").Inc()
+	t.res.DeadLettered += int64(len(t.dead))
+	t.h.metrics.records.WithLabelValues("dead_lettered").Add(float64(len(t.dead)))
+	clear(t.dead) // the values
+	t.dead, t.deadBytes = t.dead[:0], 0
 	return nil
 }
 
