@@ -143,11 +143,35 @@ func keepGeo(dataDir, path string) (sum string, err error) {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return "", err
 	}
-	tmp := to + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o644); err != nil {
-		return "", err
+	return sum, writeWhole(to, b)
+}
+
+// writeWhole writes a file of which nobody ever sees a part, whoever else writes
+// it at the same time and whenever the machine stops.
+func writeWhole(name string, b []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.tmp")
+	if err != nil {
+		return err
 	}
-	return sum, os.Rename(tmp, to)
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(b); err != nil {
+		return err
+	}
+	if err = f.Chmod(0o644); err != nil { // it holds no secret, and other users may share the directory
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
 }
 
 // Reload reads rules, databases and inventory as c names them and puts what they
