@@ -18,8 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/vedette-sec/vedette/config"
-	"github.com/vedette-sec/vedette/detect/correlate"
-	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/stream"
 )
@@ -211,68 +209,6 @@ func KafkaConfig(k config.Kafka) stream.Config {
 	}
 }
 
-// startPipeline starts the clock of the log, match and correlate.
-func (a *App) startPipeline() error {
-	sources := a.cfg.Kafka.LogsPartitions
-	if a.has(Collect) || a.has(API) {
-		a.start(part{name: "append", run: a.appender.Run})
-	}
-	var owners correlate.Group
-	var matcher *match.Owner
-	if a.has(Correlate) {
-		metrics := correlate.NewMetrics(a.registry)
-		for p := range int32(a.cfg.Kafka.ObservationPartitions) {
-			o, err := correlate.NewOwner(correlate.OwnerOptions{
-				Partition: p,
-				Engine:    correlate.Options{Sources: sources, EvidenceLimit: a.cfg.Incidents.Evidence},
-				Open: func(offset int64) correlate.PartitionReader {
-					return a.kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicObservations, Partition: p, Offset: offset})
-				},
-				Ledger: a.db, Generations: correlating{a.gens}, Metrics: metrics, Logger: a.logger,
-				Rewind: func(s source, next int64) {
-					if matcher != nil {
-						matcher.Rewind(s, next)
-					}
-				},
-			})
-			if err != nil {
-				return err
-			}
-			owners = append(owners, o)
-		}
-	}
-	if a.has(Match) {
-		observations, err := a.kafka.NewProducer(stream.ProducerOptions{Topic: stream.TopicObservations})
-		if err != nil {
-			return err
-		}
-		o := match.OwnerOptions{
-			Partitions: a.cfg.Kafka.ObservationPartitions,
-			Open: func(partition int32, offset int64) match.SourceReader {
-				return a.kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicLogs, Partition: partition, Offset: offset})
-			},
-			Observations: observations, DeadLetters: a.appender, Positions: a.db, Generations: matching{a.gens},
-			Metrics: match.NewMetrics(a.registry), Logger: a.logger,
-		}
-		if len(owners) > 0 {
-			o.Vectors = owners
-		}
-		for p := range int32(sources) {
-			o.Sources = append(o.Sources, p)
-		}
-		if matcher, err = match.NewOwner(o); err != nil {
-			return err
-		}
-	}
-	for i, o := range owners {
-		a.start(part{name: fmt.Sprintf("correlate %d", i), run: o.Run})
-	}
-	if matcher != nil {
-		a.start(part{name: "match", run: matcher.Run})
-	}
-	return nil
-}
-
 func (a *App) start(p part) { a.parts.start(a.ctx, p) }
 
 // Addr is where the API listens.
@@ -280,6 +216,9 @@ func (a *App) Addr() string { return a.listener.Addr().String() }
 
 // DB is the ledger.
 func (a *App) DB() *storage.DB { return a.db }
+
+// Metrics is what the service counts, as /metrics shows it.
+func (a *App) Metrics() prometheus.Gatherer { return a.registry }
 
 // Failed tells when the service cannot go on by itself: the listener died.
 func (a *App) Failed() <-chan error { return a.httpErr }

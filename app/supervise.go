@@ -9,9 +9,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-
-	"github.com/vedette-sec/vedette/detect/correlate"
-	"github.com/vedette-sec/vedette/detect/match"
 )
 
 // part is one long-running piece of a role, kept running.
@@ -19,15 +16,6 @@ type part struct {
 	name string
 	// run works until ctx is done, when it returns nil or ctx's error.
 	run func(ctx context.Context) error
-}
-
-// fencedPause is how long a part waits that another process has taken over from.
-// That process may end without its successor: somebody has to come back. Two that
-// both live take over from each other; that costs time, never a finding.
-const fencedPause = 30 * time.Second
-
-func fenced(err error) bool {
-	return errors.Is(err, match.ErrFenced) || errors.Is(err, correlate.ErrFenced)
 }
 
 // supervisor keeps parts running: one that fails is started again, later and
@@ -66,9 +54,6 @@ func (s *supervisor) start(ctx context.Context, p part) {
 				b.Reset()
 			}
 			wait := b.NextBackOff()
-			if fenced(err) {
-				wait = fencedPause
-			}
 			s.logger.Warn("part failed, starting it again", "part", p.name, "wait", wait, "error", err)
 			select {
 			case <-ctx.Done():

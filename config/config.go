@@ -67,6 +67,7 @@ type Kafka struct {
 	LogsPartitions        int      `yaml:"logs_partitions"`        // of vedette.logs, fixed at first start. Default 4.
 	ObservationPartitions int      `yaml:"observation_partitions"` // of vedette.observations, fixed at first start. Default 4.
 	Replication           int      `yaml:"replication"`            // of topics created. Default 3.
+	GroupPrefix           string   `yaml:"group_prefix"`           // of the consumer groups that share the work, PREFIX.match and PREFIX.correlate. Default "vedette".
 }
 
 // SASL signs in to Kafka.
@@ -164,7 +165,7 @@ func Default() *Config {
 		DataDir:   "/var/lib/vedette",
 		Tenant:    "default",
 		Log:       Log{Level: "info", Format: "text"},
-		Kafka:     Kafka{LogsPartitions: 4, ObservationPartitions: 4, Replication: 3},
+		Kafka:     Kafka{LogsPartitions: 4, ObservationPartitions: 4, Replication: 3, GroupPrefix: "vedette"},
 		Postgres:  Postgres{MaxConnections: 20},
 		API:       API{Listen: "127.0.0.1:8080", MaxBody: 32 << 20, MaxInFlight: 128 << 20},
 		Rules:     Rules{Shipped: true},
@@ -212,6 +213,9 @@ func (c *Config) validate(required bool, fail func(key, format string, args ...a
 	positive("kafka.logs_partitions", int64(c.Kafka.LogsPartitions))
 	positive("kafka.observation_partitions", int64(c.Kafka.ObservationPartitions))
 	positive("kafka.replication", int64(c.Kafka.Replication))
+	if c.Kafka.GroupPrefix == "" {
+		fail("kafka.group_prefix", "want the beginning of the consumer groups' names")
+	}
 	if required && c.Postgres.DSN == "" {
 		fail("postgres.dsn", "want a Postgres URL or key=value string")
 	}

@@ -5,11 +5,20 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/storage/dbsqlc"
 )
 
-var _ match.Positions = (*DB)(nil)
+var (
+	_ match.Positions    = (*DB)(nil)
+	_ match.Standings    = (*DB)(nil)
+	_ match.Vectors      = (*DB)(nil)
+	_ correlate.Rewinder = (*DB)(nil)
+)
 
 // AcquireSource implements [match.Positions].
 func (db *DB) AcquireSource(ctx context.Context, incarnation uint32, partition int32) (match.Position, error) {
@@ -25,7 +34,7 @@ func (db *DB) AcquireSource(ctx context.Context, incarnation uint32, partition i
 		return match.Position{}, fmt.Errorf("acquire source %d/%d: %w", incarnation, partition, err)
 	}
 	return match.Position{
-		Epoch: r.Epoch, Next: r.Next.Int64, Known: r.Next.Valid, Generation: r.Generation, State: r.State,
+		Epoch: r.Epoch, Next: r.Next.Int64, Known: r.Next.Valid, Generation: r.Generation, State: r.State, Clock: clock(r.Clock),
 	}, nil
 }
 
@@ -35,7 +44,7 @@ func (db *DB) SaveSource(ctx context.Context, incarnation uint32, partition int3
 	err := db.retry(ctx, "save_source", func() (err error) {
 		n, err = db.q.SaveSource(ctx, dbsqlc.SaveSourceParams{
 			Incarnation: int32(incarnation), Partition: partition, Epoch: p.Epoch,
-			Next: p.Next, Generation: p.Generation, State: nonNil(p.State),
+			Next: p.Next, Generation: p.Generation, State: nonNil(p.State), Clock: p.Clock,
 		})
 		return err
 	})
@@ -46,6 +55,74 @@ func (db *DB) SaveSource(ctx context.Context, incarnation uint32, partition int3
 		return fmt.Errorf("save position %d of source %d/%d: %w", p.Next, incarnation, partition, err)
 	}
 	return nil
+}
+
+// clock is one that was saved; one that was not has not started.
+func clock(c pgtype.Int8) int64 {
+	if !c.Valid {
+		return math.MinInt64
+	}
+	return c.Int64
+}
+
+// Standings implements [match.Standings].
+func (db *DB) Standings(ctx context.Context, incarnation uint32) ([]match.Standing, error) {
+	var rows []dbsqlc.StandingsRow
+	err := db.retry(ctx, "standings", func() (err error) {
+		rows, err = db.q.Standings(ctx, int32(incarnation))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the sources' standings: %w", err)
+	}
+	list := make([]match.Standing, len(rows))
+	for i, r := range rows {
+		list[i] = match.Standing{Partition: r.Partition, Known: r.Next.Valid && r.Clock.Valid, Clock: clock(r.Clock), Rewind: -1}
+		if r.Rewind.Valid {
+			list[i].Rewind = r.Rewind.Int64
+		}
+	}
+	return list, nil
+}
+
+// AskRewind implements [correlate.Rewinder].
+func (db *DB) AskRewind(ctx context.Context, s detect.Source, next int64) error {
+	err := db.retry(ctx, "ask_rewind", func() error {
+		return db.q.AskRewind(ctx, dbsqlc.AskRewindParams{Incarnation: int32(s.Incarnation), Partition: s.Partition, Next: next})
+	})
+	if err != nil {
+		return fmt.Errorf("ask for source %d/%d from %d on: %w", s.Incarnation, s.Partition, next, err)
+	}
+	return nil
+}
+
+// LeastNext implements [match.Vectors]: by the checkpoints, so that it does not
+// matter where correlate runs, or whether it does.
+func (db *DB) LeastNext(ctx context.Context, s detect.Source) (int64, error) {
+	var layout dbsqlc.GetLayoutRow
+	err := db.retry(ctx, "layout", func() (err error) {
+		layout, err = db.q.GetLayout(ctx, Layout)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read the layout: %w", err)
+	}
+	states, err := db.CheckpointStates(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if len(states) < int(layout.ObservationPartitions) {
+		return 0, nil // one has nothing yet
+	}
+	least := int64(math.MaxInt64)
+	for _, st := range states {
+		next, err := correlate.VectorNext(st.Mark.State, s)
+		if err != nil {
+			return 0, fmt.Errorf("checkpoint of partition %d: %w", st.Partition, err)
+		}
+		least = min(least, next)
+	}
+	return least, nil
 }
 
 // nonNil makes an empty value of no value: a nil slice is NULL to pgx.

@@ -86,7 +86,7 @@ func TestPositionsAreFenced(t *testing.T) {
 	if first.Known || first.Epoch != 1 {
 		t.Errorf("a new source is %+v", first)
 	}
-	first.Next, first.Generation, first.State = 42, "g1", []byte("state")
+	first.Next, first.Generation, first.State, first.Clock = 42, "g1", []byte("state"), 7
 	if err := db.SaveSource(ctx, 1, 3, first); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestPositionsAreFenced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := match.Position{Epoch: 2, Next: 42, Known: true, Generation: "g1", State: []byte("state")}
+	want := match.Position{Epoch: 2, Next: 42, Known: true, Generation: "g1", State: []byte("state"), Clock: 7}
 	if d := cmp.Diff(want, second); d != "" {
 		t.Error(d)
 	}

@@ -33,6 +33,8 @@ type GroupOptions struct {
 // WholeGroup stands for no partition but membership in the group.
 const WholeGroup int32 = -1
 
+var errJoining = errors.New("joining")
+
 // Group shares the partitions of a topic among processes, by the consumer group
 // protocol. It only says who works on what. No offset is committed to it: places
 // are kept by those who do the work, and fenced, so that it does no harm if two
@@ -154,6 +156,7 @@ func (g *Group) Run(ctx context.Context, work func(ctx context.Context, l *Lease
 		return fmt.Errorf("consumer group %s: %w", g.o.ID, err)
 	}
 	defer g.end(group)
+	g.o.State(WholeGroup, errJoining)
 	for {
 		gen, err := group.Next(ctx)
 		switch {

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -37,6 +35,9 @@ type OwnerOptions struct {
 	// Rewind asks match to write the sections of a source from next on again. It
 	// must not block. nil: gaps are only counted.
 	Rewind func(s detect.Source, next int64)
+	// Confirm is waited for before the partition is taken over. nil: it may be at
+	// any time.
+	Confirm func(ctx context.Context) error
 
 	CommitEvery  time.Duration // between checkpoints; 1 s if zero
 	FindingDelay time.Duration // from a new finding to its checkpoint; 100 ms if zero
@@ -82,11 +83,6 @@ type Owner struct {
 	label string
 	log   *slog.Logger
 	sets  map[string]*rule.Set
-
-	mu   sync.Mutex
-	next map[detect.Source]int64 // as of the last checkpoint; nil until live
-	live chan struct{}           // closed once live
-	once sync.Once
 }
 
 // NewOwner makes an owner; Run runs it.
@@ -96,7 +92,7 @@ func NewOwner(o OwnerOptions) (*Owner, error) {
 	}
 	return &Owner{
 		o: o, label: strconv.Itoa(int(o.Partition)), log: o.Logger.With("partition", o.Partition),
-		sets: make(map[string]*rule.Set), live: make(chan struct{}),
+		sets: make(map[string]*rule.Set),
 	}, nil
 }
 
@@ -105,7 +101,11 @@ func NewOwner(o OwnerOptions) (*Owner, error) {
 // if the partition ends before its position. What may pass (Kafka or Postgres
 // away) is tried again for ever.
 func (o *Owner) Run(ctx context.Context) error {
-	defer o.o.Metrics.Live.WithLabelValues(o.label).Set(0)
+	defer func() {
+		o.o.Metrics.Live.WithLabelValues(o.label).Set(0)
+		o.o.Metrics.Lag.DeleteLabelValues(o.label) // whoever has the partition next tells
+		o.o.Metrics.Clock.DeleteLabelValues(o.label)
+	}()
 	backoff := minBackoff
 	for ctx.Err() == nil {
 		s := &session{owner: o, started: time.Now()}
@@ -131,68 +131,4 @@ func (o *Owner) Run(ctx context.Context) error {
 		backoff = min(2*backoff, maxBackoff)
 	}
 	return nil
-}
-
-// Next returns the offset of a source that the partition lacks, as of its latest
-// checkpoint. It waits until the owner is live.
-func (o *Owner) Next(ctx context.Context, s detect.Source) (int64, error) {
-	select {
-	case <-o.live:
-	case <-ctx.Done():
-		return 0, fmt.Errorf("wait for correlate partition %d: %w", o.o.Partition, ctx.Err())
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.next[s], nil
-}
-
-// publish makes the vector known to Next.
-func (o *Owner) publish(e *Engine) {
-	next := make(map[detect.Source]int64, len(e.c.sources))
-	for i := range e.c.sources {
-		next[e.c.sources[i].Source] = e.c.sources[i].next
-	}
-	o.mu.Lock()
-	o.next = next
-	o.mu.Unlock()
-	o.once.Do(func() { close(o.live) })
-}
-
-// Group is the owners of all partitions, in one process.
-type Group []*Owner
-
-// Run runs the owners until ctx is done, or until the first may not go on; its
-// error is returned.
-func (g Group) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	errs := make(chan error, len(g))
-	for _, o := range g {
-		go func() { errs <- o.Run(ctx) }()
-	}
-	var first error
-	for range g {
-		if err := <-errs; err != nil && first == nil {
-			first = err
-			cancel()
-		}
-	}
-	return first
-}
-
-// LeastNext returns the least offset of a source that some partition lacks. It
-// waits until all owners are live.
-func (g Group) LeastNext(ctx context.Context, s detect.Source) (int64, error) {
-	least := int64(math.MaxInt64)
-	for _, o := range g {
-		n, err := o.Next(ctx, s)
-		if err != nil {
-			return 0, err
-		}
-		least = min(least, n)
-	}
-	if len(g) == 0 {
-		return 0, nil
-	}
-	return least, nil
 }

@@ -63,6 +63,11 @@ func (s *session) run(ctx context.Context) error {
 // mark's position.
 func (s *session) takeOver(ctx context.Context) (cp Checkpoint, from int64, err error) {
 	o := s.owner
+	if o.o.Confirm != nil {
+		if err := o.o.Confirm(ctx); err != nil {
+			return cp, 0, err
+		}
+	}
 	actx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if cp, err = o.o.Ledger.Acquire(actx, o.o.Partition); err != nil {
@@ -270,7 +275,6 @@ func (s *session) arrive(ctx context.Context, cp Checkpoint) error {
 	}
 	s.counted = s.engine.Stats()
 	s.marked = time.Now()
-	o.publish(s.engine)
 	o.o.Metrics.RebuildTime.Observe(time.Since(s.started).Seconds())
 	o.o.Metrics.Live.WithLabelValues(o.label).Set(1)
 	o.log.Info("correlate is live", "position", s.position, "epoch", s.epoch, "rebuild", time.Since(s.started))
@@ -462,7 +466,6 @@ func (s *session) commit(ctx context.Context) error {
 	if c.Mark.Clock != never {
 		m.Clock.WithLabelValues(o.label).Set(float64(c.Mark.Clock) / 1e9)
 	}
-	o.publish(s.engine)
 	return nil
 }
 

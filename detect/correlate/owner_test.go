@@ -436,34 +436,113 @@ func TestOwnerKilled(t *testing.T) {
 	}
 }
 
-func TestOwnerTellsHowFarItIs(t *testing.T) {
+func TestVectorNext(t *testing.T) {
 	sets := generations(t)
 	synctest.Test(t, func(t *testing.T) {
 		p := newPartition(sets)
 		src := detect.Source{Incarnation: 1, Partition: 1}
 		p.append(detect.Section{Source: src, From: 0, To: 7, Generation: "g0", Clock: 1})
-		owner, err := correlate.NewOwner(p.options(1))
+		stop := run(t, p.options(1))
+		p.done(t)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		cp, err := p.ledger.Acquire(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		early, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if _, err := owner.Next(early, src); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("before it is live: error %v, want the deadline", err)
+		for _, tc := range []struct {
+			state []byte
+			src   detect.Source
+			want  int64
+		}{{cp.Mark.State, src, 7}, {cp.Mark.State, detect.Source{Partition: 9}, 0}, {nil, src, 0}} {
+			if n, err := correlate.VectorNext(tc.state, tc.src); err != nil || n != tc.want {
+				t.Errorf("next of %v is %d (%v), want %d", tc.src, n, err, tc.want)
+			}
 		}
-		ctx, stop := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		group := correlate.Group{owner}
-		go func() { done <- group.Run(ctx) }()
-		p.done(t)
+		if _, err := correlate.VectorNext([]byte("garbage"), src); err == nil {
+			t.Error("garbage was read as a state")
+		}
+	})
+}
+
+// TestOwnerAsksBeforeItTakesOver: without the group's word nothing is taken over,
+// after a failure neither.
+func TestOwnerAsksBeforeItTakesOver(t *testing.T) {
+	sets := generations(t)
+	synctest.Test(t, func(t *testing.T) {
+		p := newPartition(sets)
+		o := p.options(1)
+		confirm, asked := make(chan struct{}), 0
+		o.Confirm = func(ctx context.Context) error {
+			asked++
+			select {
+			case <-confirm:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		acquired := 0
+		p.fail = func(op string) (before, after error) {
+			if op == "acquire" {
+				if acquired++; acquired == 1 {
+					return errors.New("away"), nil
+				}
+			}
+			return nil, nil
+		}
+		stop := run(t, o)
 		synctest.Wait()
-		if n, err := group.LeastNext(t.Context(), src); err != nil || n != 7 {
-			t.Errorf("next %d (%v), want 7", n, err)
+		if acquired != 0 {
+			t.Error("taken over unasked")
 		}
-		if n, err := group.LeastNext(t.Context(), detect.Source{Partition: 9}); err != nil || n != 0 {
-			t.Errorf("next of an unknown source %d (%v), want 0", n, err)
+		confirm <- struct{}{}
+		time.Sleep(time.Minute) // of the bubble's time
+		if acquired != 1 || asked != 2 {
+			t.Errorf("taken over %d times, asked %d times; want 1 and 2", acquired, asked)
 		}
-		stop()
+		close(confirm)
+		p.append(detect.Section{Source: detect.Source{Incarnation: 1}, To: 1, Generation: "g0", Clock: 1})
+		p.done(t)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+type rewinder struct {
+	asked []string
+	fail  int
+}
+
+func (r *rewinder) AskRewind(_ context.Context, s detect.Source, next int64) error {
+	if r.fail > 0 {
+		r.fail--
+		return errors.New("away")
+	}
+	r.asked = append(r.asked, fmt.Sprintf("%d:%d", s.Partition, next))
+	return nil
+}
+
+func TestRewindsGetThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &rewinder{fail: 3}
+		r := correlate.NewRewinds(to, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		r.Ask(detect.Source{Partition: 1}, 9)
+		synctest.Wait()
+		r.Ask(detect.Source{Partition: 1}, 12)
+		r.Ask(detect.Source{Partition: 1}, 5) // the least counts
+		time.Sleep(time.Minute)               // of the bubble's time
+		r.Ask(detect.Source{Partition: 2}, 7)
+		synctest.Wait()
+		if want := []string{"1:5", "2:7"}; !slices.Equal(to.asked, want) {
+			t.Errorf("asked for %v, want %v", to.asked, want)
+		}
+		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}

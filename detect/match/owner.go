@@ -65,7 +65,8 @@ type DeadLetters interface {
 // OwnerOptions says what an owner reads and where it writes.
 type OwnerOptions struct {
 	Incarnation uint32  // of the sources
-	Sources     []int32 // partitions of vedette.logs to own
+	Sources     []int32 // partitions of vedette.logs that Run owns
+	All         int     // partitions of vedette.logs, whoever owns them; len(Sources) if zero
 	Partitions  int     // of vedette.observations
 
 	Open         func(partition int32, offset int64) SourceReader
@@ -73,7 +74,8 @@ type OwnerOptions struct {
 	DeadLetters  DeadLetters
 	Positions    Positions
 	Generations  Generations
-	Vectors      Vectors // nil: a source without a position starts at 0
+	Vectors      Vectors   // nil: a source without a position starts at 0
+	Standings    Standings // nil: nobody else owns any source, or asks for rewinds
 
 	SaveEvery time.Duration // 1 s if zero
 	Ahead     time.Duration // how far a source may run ahead of the slowest; 10 min if zero
@@ -84,12 +86,15 @@ type OwnerOptions struct {
 
 func (o *OwnerOptions) validate() error {
 	switch {
-	case len(o.Sources) == 0:
+	case len(o.Sources) == 0 && o.All <= 0:
 		return errors.New("match owner: no sources")
 	case o.Partitions <= 0:
 		return errors.New("match owner: no partitions of observations")
 	case o.Open == nil, o.Observations == nil, o.DeadLetters == nil, o.Positions == nil, o.Generations == nil:
 		return errors.New("match owner: Open, Observations, DeadLetters, Positions and Generations are needed")
+	}
+	if o.All <= 0 {
+		o.All = len(o.Sources)
 	}
 	if o.SaveEvery <= 0 {
 		o.SaveEvery = time.Second
@@ -109,7 +114,8 @@ func (o *OwnerOptions) validate() error {
 	return nil
 }
 
-// Owner runs match over the sources that it owns.
+// Owner runs match over the sources that are this process's: those of its
+// options, or those that a group gives it one by one.
 //
 // For each source it reads records in order, decodes, enriches and matches them
 // with the generation in force, and writes to every partition of
@@ -118,39 +124,40 @@ func (o *OwnerOptions) validate() error {
 // it goes back to a saved position and writes the sections again: correlate
 // knows a repeat when it sees one.
 type Owner struct {
-	o       OwnerOptions
-	sources []*source
-	cpu     chan struct{}
+	o   OwnerOptions
+	cpu chan struct{}
 
-	mu       sync.Mutex
-	programs map[string]*Program
+	mu        sync.Mutex
+	sources   map[int32]*source // at work
+	programs  map[string]*Program
+	standings map[int32]Standing
+
+	attending sync.Mutex
+	attended  time.Time // when the standings were last asked for
+	failing   bool      // they could not be had
 }
 
-// NewOwner makes an owner; Run runs it.
+// NewOwner makes an owner; Run runs it, or RunSource source by source.
 func NewOwner(o OwnerOptions) (*Owner, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	w := &Owner{o: o, cpu: make(chan struct{}, o.Parallel), programs: make(map[string]*Program)}
-	for _, p := range o.Sources {
-		w.sources = append(w.sources, newSource(w, p))
-	}
-	return w, nil
+	return &Owner{
+		o: o, cpu: make(chan struct{}, o.Parallel), sources: make(map[int32]*source), programs: make(map[string]*Program),
+	}, nil
 }
 
-// Run takes the sources over and works until ctx is done, when it returns nil,
-// or until it may not go on: an error that is ErrFenced if another owner has
-// taken a source over, stream.ErrTruncated if a source ends before its position.
-// What may pass (Kafka or Postgres away) is tried again for ever.
+// Run takes the sources of the options over and works until ctx is done, when it
+// returns nil, or until it may not go on: see RunSource.
 func (w *Owner) Run(ctx context.Context) error {
 	parent := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for _, s := range w.sources {
+	for _, p := range w.o.Sources {
 		wg.Go(func() {
-			if err := s.run(ctx); err != nil && ctx.Err() == nil {
-				cancel(fmt.Errorf("match source %d: %w", s.id.Partition, err))
+			if err := w.RunSource(ctx, p, nil); err != nil {
+				cancel(err)
 			}
 		})
 	}
@@ -161,13 +168,43 @@ func (w *Owner) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// RunSource takes one source over and works until ctx is done, when it returns
+// nil, or until it may not go on: an error that is ErrFenced if another owner has
+// taken the source over, stream.ErrTruncated if it ends before its position. What
+// may pass (Kafka or Postgres away) is tried again for ever. Before it takes the
+// source over it waits for confirm, unless that is nil. A source runs once at a
+// time.
+func (w *Owner) RunSource(ctx context.Context, partition int32, confirm func(context.Context) error) error {
+	s := newSource(w, partition, confirm)
+	w.mu.Lock()
+	if w.sources[partition] != nil {
+		w.mu.Unlock()
+		return fmt.Errorf("match source %d: at work already", partition)
+	}
+	w.sources[partition] = s
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		delete(w.sources, partition)
+		w.mu.Unlock()
+		w.o.Metrics.Lag.DeleteLabelValues(s.label) // whoever has the source next tells
+		w.o.Metrics.Clock.DeleteLabelValues(s.label)
+	}()
+	if err := s.run(ctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("match source %d: %w", partition, err)
+	}
+	return nil
+}
+
 // Rewind asks for the records of a source from next on again, because correlate
-// lacks their sections. It returns at once and may be called at any time.
+// lacks their sections. It returns at once and may be called at any time; a
+// source that is not at work here is somebody else's to rewind.
 func (w *Owner) Rewind(id detect.Source, next int64) {
-	for _, s := range w.sources {
-		if s.id == id {
-			s.askRewind(next)
-		}
+	w.mu.Lock()
+	s := w.sources[id.Partition]
+	w.mu.Unlock()
+	if s != nil && s.id == id {
+		s.askRewind(next)
 	}
 }
 
@@ -196,13 +233,69 @@ func (w *Owner) program(ctx context.Context, digest string) (*Program, error) {
 // of their own, so a few are in use at the same time.
 const maxPrograms = 8
 
-// slowest returns the least clock of the sources other than s. A source that has
-// no record at all holds nobody back.
+// attend asks how all sources stand, unless that was done a moment ago or is being
+// done, and heeds what correlate wants of those at work here.
+func (w *Owner) attend(ctx context.Context, every time.Duration) {
+	if w.o.Standings == nil || !w.attending.TryLock() {
+		return
+	}
+	defer w.attending.Unlock()
+	if time.Since(w.attended) < every {
+		return
+	}
+	qctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	list, err := w.o.Standings.Standings(qctx, w.o.Incarnation)
+	w.attended = time.Now()
+	if err != nil {
+		if ctx.Err() == nil && !w.failing {
+			w.o.Logger.Warn("match cannot see how far other sources are", "err", err)
+		}
+		w.failing = true
+		return
+	}
+	w.failing = false
+	m := make(map[int32]Standing, len(list))
+	for _, s := range list {
+		m[s.Partition] = s
+	}
+	w.mu.Lock()
+	w.standings = m
+	w.mu.Unlock()
+	for _, s := range list {
+		if s.Rewind >= 0 {
+			w.Rewind(detect.Source{Incarnation: w.o.Incarnation, Partition: s.Partition}, s.Rewind)
+		}
+	}
+}
+
+// slowest returns the least clock of the sources other than s, as far as is known
+// here. A source that has no record at all holds nobody back; one that nobody has
+// owned yet does.
 func (w *Owner) slowest(s *source) int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	least := int64(math.MaxInt64)
-	for _, other := range w.sources {
+	for p, other := range w.sources {
 		if other != s && !other.empty.Load() {
-			least = min(least, other.clock.Load())
+			clock := other.clock.Load()
+			if st, ok := w.standings[p]; ok {
+				clock = max(clock, st.Clock) // it may have gone to another process
+			}
+			least = min(least, clock)
+		}
+	}
+	if w.o.Standings == nil {
+		return least
+	}
+	for p := range int32(w.o.All) {
+		st, ok := w.standings[p]
+		switch {
+		case w.sources[p] != nil:
+		case !ok || !st.Known:
+			return math.MinInt64
+		case st.Clock != math.MinInt64:
+			least = min(least, st.Clock)
 		}
 	}
 	return least

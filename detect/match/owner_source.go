@@ -33,10 +33,11 @@ var errRewind = errors.New("sections are wanted again")
 // source is one partition of vedette.logs under one owner. It works in sessions:
 // each starts at a saved position, and ends at the first failure.
 type source struct {
-	owner *Owner
-	id    detect.Source
-	label string
-	log   *slog.Logger
+	owner   *Owner
+	id      detect.Source
+	label   string
+	log     *slog.Logger
+	confirm func(context.Context) error // nil: need not be asked
 
 	clock atomic.Int64 // stamp that it has got to
 	empty atomic.Bool  // read to its end, and nothing was there
@@ -47,12 +48,13 @@ type source struct {
 	emit      int64      // sections begin here; what lies before only moves the state
 	rewind    int64      // asked for; −1: nothing
 	rewoundAt time.Time
+	unsaved   bool                    // it went back, and Postgres does not know yet
 	cancel    context.CancelCauseFunc // of the session
 }
 
-func newSource(w *Owner, partition int32) *source {
+func newSource(w *Owner, partition int32, confirm func(context.Context) error) *source {
 	s := &source{
-		owner: w, id: detect.Source{Incarnation: w.o.Incarnation, Partition: partition},
+		owner: w, confirm: confirm, id: detect.Source{Incarnation: w.o.Incarnation, Partition: partition},
 		label: strconv.Itoa(int(partition)), log: w.o.Logger.With("source", partition), rewind: -1,
 	}
 	s.clock.Store(math.MinInt64)
@@ -92,6 +94,9 @@ func (s *source) run(ctx context.Context) error {
 func (s *source) acquire(ctx context.Context) error {
 	o := &s.owner.o
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
+		if s.confirm != nil && s.confirm(ctx) != nil {
+			return nil
+		}
 		err := func() error {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
@@ -153,6 +158,9 @@ const maxSaved = 512
 func (s *source) save(p Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if n := len(s.saved); s.saved[n-1].Next == p.Next {
+		s.saved = s.saved[:n-1] // only the clock has moved
+	}
 	s.saved = append(s.saved, p)
 	if len(s.saved) <= maxSaved {
 		return
@@ -192,7 +200,7 @@ func (s *source) begin(cancel context.CancelCauseFunc) (p Position, emit int64) 
 	s.cancel = cancel
 	if s.rewind >= 0 {
 		s.log.Warn("match goes back: correlate lacks sections", "from", s.rewind)
-		s.emit, s.rewind, s.rewoundAt = s.rewind, -1, time.Now()
+		s.emit, s.rewind, s.rewoundAt, s.unsaved = s.rewind, -1, time.Now(), true
 		first := s.saved[0]
 		s.saved = slices.DeleteFunc(s.saved, func(p Position) bool { return p.Next > s.emit })
 		if len(s.saved) == 0 {
@@ -211,6 +219,9 @@ func (s *source) session(ctx context.Context) error {
 	sctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	start, emit := s.begin(cancel)
+	if err := s.keepRewind(sctx, start); err != nil {
+		return err
+	}
 	w, err := newWorker(sctx, s, start, emit)
 	if err != nil {
 		return err
@@ -226,6 +237,27 @@ func (s *source) session(ctx context.Context) error {
 		return errRewind
 	}
 	return err
+}
+
+// keepRewind saves where the source has gone back to, so that whoever takes it over
+// before it is through goes back as well.
+func (s *source) keepRewind(ctx context.Context, start Position) error {
+	s.mu.Lock()
+	unsaved := s.unsaved
+	s.mu.Unlock()
+	if !unsaved {
+		return nil
+	}
+	start.Clock = s.clock.Load()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := s.owner.o.Positions.SaveSource(ctx, s.id.Incarnation, s.id.Partition, start); err != nil {
+		return fmt.Errorf("save position to rewind to: %w", err)
+	}
+	s.mu.Lock()
+	s.unsaved = false
+	s.mu.Unlock()
+	return nil
 }
 
 // read is what the reader hands on: a batch, or a hole in the log. An empty one

@@ -18,6 +18,10 @@ const (
 	future = int64(time.Minute)
 	// maxSection is the size at which a section is closed, in bytes.
 	maxSection = 256 << 10
+	// attendEvery is how often an owner looks at all sources' standings, attendSoon
+	// while one of its own waits for others.
+	attendEvery = time.Second
+	attendSoon  = 200 * time.Millisecond
 	// defaultTenant owns what comes without a tenant.
 	defaultTenant = "default"
 	// reasonMessage is the dead-letter reason of a message that is none of ours.
@@ -46,6 +50,8 @@ type worker struct {
 	letters []stream.DeadLetter
 	closed  time.Time // when sections were last closed on all partitions
 	asked   int64     // position whose saving was last asked for
+	stood   int64     // clock that went with it
+	known   bool      // a position was saved
 	counted counts    // since the last batch
 
 	// The record in hand, for Observe.
@@ -93,6 +99,7 @@ func newWorker(ctx context.Context, s *source, start Position, emit int64) (*wor
 		s: s, state: st, epoch: start.Epoch, pos: start.Next, emit: emit, generation: start.Generation,
 		decoder: event.NewDecoder(), crc: crc32.MakeTable(crc32.Castagnoli),
 		parts: make([]part, s.owner.o.Partitions), closed: time.Now(), asked: start.Next,
+		stood: start.Clock, known: start.Known,
 	}
 	for i := range w.parts {
 		w.parts[i].from = emit
@@ -108,6 +115,7 @@ func newWorker(ctx context.Context, s *source, start Position, emit int64) (*wor
 func (w *worker) run(ctx context.Context, reads <-chan read, flights chan<- flight) error {
 	o := &w.s.owner.o
 	for {
+		w.s.owner.attend(ctx, attendEvery)
 		var r read
 		select {
 		case r = <-reads:
@@ -152,9 +160,13 @@ func (w *worker) lose(gap *stream.GapError) {
 }
 
 // wait holds a source back that would run too far ahead of the slowest. A source
-// stands where the next record that it has not taken yet does.
+// stands where the next record that it has not taken yet does, and while it waits
+// that is saved: after an hour in which nobody wrote all of them stand beyond it.
 func (w *worker) wait(ctx context.Context, stamp int64, flights chan<- flight) error {
-	w.s.clock.Store(max(stamp, w.state.clock))
+	w.s.clock.Store(max(stamp, w.state.clock, w.s.clock.Load()))
+	if w.pos < w.emit {
+		return nil // what was written before is only read
+	}
 	for ahead := int64(w.s.owner.o.Ahead); ; {
 		if slow := w.s.owner.slowest(w.s); stamp-ahead <= slow {
 			return nil
@@ -162,6 +174,7 @@ func (w *worker) wait(ctx context.Context, stamp int64, flights chan<- flight) e
 		if err := w.hand(ctx, flights, true); err != nil {
 			return err
 		}
+		w.s.owner.attend(ctx, attendSoon)
 		if sleep(ctx, minBackoff); ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -323,9 +336,11 @@ func (w *worker) hand(ctx context.Context, flights chan<- flight, all bool) erro
 	}
 	if all {
 		w.closed = time.Now()
-		if w.pos > w.asked && w.pos > w.emit {
-			w.asked = w.pos
-			f.save = &Position{Epoch: w.epoch, Next: w.pos, Known: true, Generation: w.generation, State: w.state.encode()}
+		if stand := w.s.clock.Load(); w.pos >= w.emit && (w.pos > w.asked || stand > w.stood || !w.known && w.s.empty.Load()) {
+			w.asked, w.stood, w.known = w.pos, stand, true
+			f.save = &Position{
+				Epoch: w.epoch, Next: w.pos, Known: true, Generation: w.generation, State: w.state.encode(), Clock: stand,
+			}
 		}
 	}
 	if !some && f.save == nil {

@@ -36,7 +36,7 @@ type writer struct {
 	steps    int
 }
 
-func newWriter(t testing.TB, c *stream.Client, seed uint64, steps int) *writer {
+func newWriter(t testing.TB, c *stream.Client, sources int, seed uint64, steps int) *writer {
 	t.Helper()
 	w := &writer{load: load{rnd: rand.New(rand.NewPCG(seed, 1)), now: start()}, steps: steps}
 	w.now.Store(w.load.now.UnixNano())
@@ -111,7 +111,7 @@ func TestKilled(t *testing.T) {
 	db, c := open(t, ctx, s)
 
 	const steps = 1500 // four hours
-	w := newWriter(t, c, seed, steps)
+	w := newWriter(t, c, sources, seed, steps)
 	done := make(chan error, 1)
 	var lastFor atomic.Int64 // how long the writer is to take
 	lastFor.Store(int64(time.Duration(*killsFlag) * 180 * time.Millisecond))
@@ -168,17 +168,20 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := effects(ctx, db, c)
+	got, err := s.effects(ctx, db, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	compare(t, got, undisturbed(t, ctx, b, gens))
+	compare(t, got, undisturbed(t, ctx, s))
 }
 
 // undisturbed runs once over the log that is there, with a ledger of its own.
-func undisturbed(t *testing.T, ctx context.Context, b *devbroker.Broker, gens generations) map[string][]string {
+func undisturbed(t *testing.T, ctx context.Context, of *site) map[string][]string {
 	t.Helper()
-	s := &site{brokers: []string{b.Addr()}, observations: "undisturbed.observations", dsn: pgtest.NewDSN(t), gens: gens, log: quiet()}
+	s := &site{
+		brokers: of.brokers, observations: "undisturbed." + of.observations, dsn: pgtest.NewDSN(t), gens: of.gens, log: quiet(),
+		logs: of.logs, obs: of.obs,
+	}
 	db, c := open(t, ctx, s)
 	w, err := s.start(db, c, crewOptions{every: 200 * time.Millisecond, faults: &faults{}})
 	if err != nil {
@@ -190,7 +193,7 @@ func undisturbed(t *testing.T, ctx context.Context, b *devbroker.Broker, gens ge
 	if err := w.kill(); err != nil {
 		t.Fatal(err)
 	}
-	all, err := effects(ctx, db, c)
+	all, err := s.effects(ctx, db, c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,7 +100,7 @@ func TestProcessKilled(t *testing.T) {
 	db, c := open(t, ctx, s)
 
 	const steps = 900
-	w := newWriter(t, c, seed, steps)
+	w := newWriter(t, c, sources, seed, steps)
 	done := make(chan error, 1)
 	go func() {
 		for range steps {
@@ -163,11 +163,11 @@ func TestProcessKilled(t *testing.T) {
 	if err := last.Wait(); err != nil {
 		t.Errorf("the last process: %v", err)
 	}
-	got, err := effects(ctx, db, c)
+	got, err := s.effects(ctx, db, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	compare(t, got, undisturbed(t, ctx, b, gens))
+	compare(t, got, undisturbed(t, ctx, s))
 }
 
 // kill sends SIGKILL. A process that was fenced has to be alive as well: it waits

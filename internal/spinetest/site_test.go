@@ -1,6 +1,7 @@
 package spinetest
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -23,8 +24,8 @@ import (
 )
 
 const (
-	sources     = 3 // partitions of vedette.logs
-	partitions  = 2 // of vedette.observations
+	sources     = 3 // partitions of vedette.logs, unless a site says otherwise
+	partitions  = 2 // of vedette.observations, likewise
 	evidence    = 8
 	incarnation = 1
 )
@@ -37,13 +38,20 @@ type site struct {
 	dsn          string
 	gens         generations
 	log          *slog.Logger
+	logs, obs    int // partitions of either topic; sources and partitions if zero
 }
+
+// sources is how many partitions vedette.logs has.
+func (s *site) sources() int { return cmp.Or(s.logs, sources) }
+
+// partitions is how many partitions the observations have.
+func (s *site) partitions() int { return cmp.Or(s.obs, partitions) }
 
 func (s *site) topics() []stream.Topic {
 	return []stream.Topic{
-		{Name: stream.TopicLogs, Partitions: sources},
+		{Name: stream.TopicLogs, Partitions: s.sources()},
 		{Name: stream.TopicDeadLetter, Partitions: 1},
-		{Name: s.observations, Partitions: partitions},
+		{Name: s.observations, Partitions: s.partitions()},
 	}
 }
 
@@ -65,7 +73,7 @@ func (s *site) prepare(ctx context.Context, db *storage.DB, c *stream.Client) er
 	if err := c.EnsureTopics(ctx, s.topics()...); err != nil {
 		return err
 	}
-	if err := db.EnsureLayout(ctx, partitions, sources); err != nil {
+	if err := db.EnsureLayout(ctx, s.partitions(), s.sources()); err != nil {
 		return err
 	}
 	for _, g := range s.gens {
@@ -189,6 +197,7 @@ type crew struct {
 type crewOptions struct {
 	every  time.Duration // between saves and checkpoints
 	faults *faults
+	share  *stream.GroupOptions // how to join the groups that share the work; nil: all of it is the crew's
 }
 
 func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, error) {
@@ -197,7 +206,7 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 	if err != nil {
 		return nil, err
 	}
-	dead, err := c.NewLogAppender(stream.AppenderOptions{Partitions: sources, Logger: s.log})
+	dead, err := c.NewLogAppender(stream.AppenderOptions{Partitions: s.sources(), Logger: s.log})
 	if err != nil {
 		return nil, err
 	}
@@ -206,30 +215,25 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 			Topic: topic, Partition: partition, Offset: offset, MaxWait: 50 * time.Millisecond, MaxBytes: 64 << 10,
 		}), o.faults}
 	}
-	var matcher *match.Owner
-	var group correlate.Group
-	for p := range int32(partitions) {
+	rewinds := correlate.NewRewinds(db, s.log)
+	runCorrelate := func(ctx context.Context, p int32, confirm func(context.Context) error) error {
 		owner, err := correlate.NewOwner(correlate.OwnerOptions{
-			Partition: p, Engine: correlate.Options{Sources: sources, EvidenceLimit: evidence},
+			Partition: p, Engine: correlate.Options{Sources: s.sources(), EvidenceLimit: evidence},
 			Open:   func(offset int64) correlate.PartitionReader { return open(s.observations, p, offset) },
-			Ledger: fdb, Generations: s.gens,
-			Rewind:      func(src detect.Source, next int64) { matcher.Rewind(src, next) },
+			Ledger: fdb, Generations: s.gens, Rewind: rewinds.Ask, Confirm: confirm,
 			CommitEvery: o.every, FindingDelay: o.every / 2, MarkEvery: 2 * o.every, Logger: s.log,
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
-		group = append(group, owner)
+		return owner.Run(ctx)
 	}
-	mo := match.OwnerOptions{
-		Incarnation: incarnation, Partitions: partitions, Observations: faultyProducer{producer, o.faults},
+	matcher, err := match.NewOwner(match.OwnerOptions{
+		Incarnation: incarnation, All: s.sources(), Partitions: s.partitions(), Observations: faultyProducer{producer, o.faults},
 		Open:        func(p int32, offset int64) match.SourceReader { return open(stream.TopicLogs, p, offset) },
-		DeadLetters: dead, Positions: fdb, Generations: s.gens, Vectors: group, SaveEvery: o.every, Logger: s.log,
-	}
-	for p := range int32(sources) {
-		mo.Sources = append(mo.Sources, p)
-	}
-	if matcher, err = match.NewOwner(mo); err != nil {
+		DeadLetters: dead, Positions: fdb, Standings: db, Vectors: db, Generations: s.gens, SaveEvery: o.every, Logger: s.log,
+	})
+	if err != nil {
 		return nil, err
 	}
 	assembler, err := incident.New(incident.Options{
@@ -238,10 +242,31 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 	if err != nil {
 		return nil, err
 	}
+	parts := []func(context.Context) error{rewinds.Run, assembler.Run}
+	for _, topic := range []struct {
+		name string
+		n    int
+		run  func(ctx context.Context, p int32, confirm func(context.Context) error) error
+	}{{stream.TopicLogs, s.sources(), matcher.RunSource}, {s.observations, s.partitions(), runCorrelate}} {
+		if o.share == nil {
+			for p := range int32(topic.n) {
+				parts = append(parts, func(ctx context.Context) error { return topic.run(ctx, p, nil) })
+			}
+			continue
+		}
+		g := *o.share
+		g.ID, g.Topic, g.Logger = s.observations+" "+topic.name, topic.name, s.log
+		group, err := c.NewGroup(g)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, func(ctx context.Context) error {
+			return group.Run(ctx, func(ctx context.Context, l *stream.Lease) error { return topic.run(ctx, l.Partition, l.Confirm) })
+		})
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &crew{cancel: cancel, done: make(chan error, 8)}
-	for _, run := range []func(context.Context) error{group.Run, matcher.Run, assembler.Run} {
-		w.parts++
+	w := &crew{cancel: cancel, done: make(chan error, len(parts)), parts: len(parts)}
+	for _, run := range parts {
 		go func() { w.done <- run(ctx) }()
 	}
 	return w, nil
@@ -277,7 +302,7 @@ func (s *site) settled(ctx context.Context, db *storage.DB, c *stream.Client) er
 
 // behind says what has not been done yet.
 func (s *site) behind(ctx context.Context, db *storage.DB, c *stream.Client) error {
-	for p := range int32(sources) {
+	for p := range int32(s.sources()) {
 		_, end, err := c.Bounds(ctx, stream.TopicLogs, p)
 		if err != nil {
 			return err
@@ -292,7 +317,7 @@ func (s *site) behind(ctx context.Context, db *storage.DB, c *stream.Client) err
 	if err != nil {
 		return err
 	}
-	if len(states) < partitions {
+	if len(states) < s.partitions() {
 		return errors.New("no checkpoints")
 	}
 	for _, st := range states {
@@ -326,10 +351,10 @@ type place struct {
 	offset    int64
 }
 
-func readDeliveries(ctx context.Context, c *stream.Client) (deliveries, error) {
+func (s *site) readDeliveries(ctx context.Context, c *stream.Client) (deliveries, error) {
 	d := make(deliveries)
 	first := make(map[[sha256.Size]byte]place)
-	for p := range int32(sources) {
+	for p := range int32(s.sources()) {
 		_, end, err := c.Bounds(ctx, stream.TopicLogs, p)
 		if err != nil {
 			return nil, err
@@ -355,9 +380,9 @@ func readDeliveries(ctx context.Context, c *stream.Client) (deliveries, error) {
 
 // effects is what the promise covers: findings, profiles and incidents as sets,
 // without wall clock and surrogate columns.
-func effects(ctx context.Context, db *storage.DB, c *stream.Client) (map[string][]string, error) {
+func (s *site) effects(ctx context.Context, db *storage.DB, c *stream.Client) (map[string][]string, error) {
 	all := make(map[string][]string)
-	d, err := readDeliveries(ctx, c)
+	d, err := s.readDeliveries(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ const acquireSource = `-- name: AcquireSource :one
 INSERT INTO source_position AS s (incarnation, partition, epoch)
 VALUES ($1, $2, 1)
 ON CONFLICT (incarnation, partition) DO UPDATE SET epoch = s.epoch + 1
-RETURNING epoch, next, generation, state
+RETURNING epoch, next, generation, state, clock
 `
 
 type AcquireSourceParams struct {
@@ -28,6 +28,7 @@ type AcquireSourceRow struct {
 	Next       pgtype.Int8
 	Generation string
 	State      []byte
+	Clock      pgtype.Int8
 }
 
 func (q *Queries) AcquireSource(ctx context.Context, arg AcquireSourceParams) (AcquireSourceRow, error) {
@@ -38,8 +39,26 @@ func (q *Queries) AcquireSource(ctx context.Context, arg AcquireSourceParams) (A
 		&i.Next,
 		&i.Generation,
 		&i.State,
+		&i.Clock,
 	)
 	return i, err
+}
+
+const askRewind = `-- name: AskRewind :exec
+UPDATE source_position SET rewind = least(rewind, $1::bigint) -- NULL does not count
+WHERE incarnation = $2 AND partition = $3
+`
+
+type AskRewindParams struct {
+	Next        int64
+	Incarnation int32
+	Partition   int32
+}
+
+// A source that nobody has owned yet has nothing to write again.
+func (q *Queries) AskRewind(ctx context.Context, arg AskRewindParams) error {
+	_, err := q.db.Exec(ctx, askRewind, arg.Next, arg.Incarnation, arg.Partition)
+	return err
 }
 
 const firstGeneration = `-- name: FirstGeneration :one
@@ -101,14 +120,16 @@ func (q *Queries) LatestGeneration(ctx context.Context) (LatestGenerationRow, er
 
 const saveSource = `-- name: SaveSource :execrows
 UPDATE source_position
-SET next = $1::bigint, generation = $2, state = $3, saved_at = now()
-WHERE incarnation = $4 AND partition = $5 AND epoch = $6
+SET next = $1::bigint, generation = $2, state = $3, clock = $4::bigint, saved_at = now(),
+    rewind = CASE WHEN $1::bigint <= rewind THEN NULL ELSE rewind END
+WHERE incarnation = $5 AND partition = $6 AND epoch = $7
 `
 
 type SaveSourceParams struct {
 	Next        int64
 	Generation  string
 	State       []byte
+	Clock       int64
 	Incarnation int32
 	Partition   int32
 	Epoch       int64
@@ -119,6 +140,7 @@ func (q *Queries) SaveSource(ctx context.Context, arg SaveSourceParams) (int64, 
 		arg.Next,
 		arg.Generation,
 		arg.State,
+		arg.Clock,
 		arg.Incarnation,
 		arg.Partition,
 		arg.Epoch,
@@ -127,4 +149,40 @@ func (q *Queries) SaveSource(ctx context.Context, arg SaveSourceParams) (int64, 
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const standings = `-- name: Standings :many
+SELECT partition, next, clock, rewind FROM source_position WHERE incarnation = $1 ORDER BY partition
+`
+
+type StandingsRow struct {
+	Partition int32
+	Next      pgtype.Int8
+	Clock     pgtype.Int8
+	Rewind    pgtype.Int8
+}
+
+func (q *Queries) Standings(ctx context.Context, incarnation int32) ([]StandingsRow, error) {
+	rows, err := q.db.Query(ctx, standings, incarnation)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []StandingsRow
+	for rows.Next() {
+		var i StandingsRow
+		if err := rows.Scan(
+			&i.Partition,
+			&i.Next,
+			&i.Clock,
+			&i.Rewind,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }

@@ -2,12 +2,21 @@
 INSERT INTO source_position AS s (incarnation, partition, epoch)
 VALUES (@incarnation, @partition, 1)
 ON CONFLICT (incarnation, partition) DO UPDATE SET epoch = s.epoch + 1
-RETURNING epoch, next, generation, state;
+RETURNING epoch, next, generation, state, clock;
 
 -- name: SaveSource :execrows
 UPDATE source_position
-SET next = @next::bigint, generation = @generation, state = @state, saved_at = now()
+SET next = @next::bigint, generation = @generation, state = @state, clock = @clock::bigint, saved_at = now(),
+    rewind = CASE WHEN @next::bigint <= rewind THEN NULL ELSE rewind END
 WHERE incarnation = @incarnation AND partition = @partition AND epoch = @epoch;
+
+-- name: Standings :many
+SELECT partition, next, clock, rewind FROM source_position WHERE incarnation = @incarnation ORDER BY partition;
+
+-- name: AskRewind :exec
+-- A source that nobody has owned yet has nothing to write again.
+UPDATE source_position SET rewind = least(rewind, @next::bigint) -- NULL does not count
+WHERE incarnation = @incarnation AND partition = @partition;
 
 -- name: InsertGeneration :exec
 INSERT INTO generation (digest, content) VALUES (@digest, @content) ON CONFLICT (digest) DO NOTHING;

@@ -1,0 +1,89 @@
+package app
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vedette-sec/vedette/detect/correlate"
+	"github.com/vedette-sec/vedette/detect/match"
+	"github.com/vedette-sec/vedette/stream"
+)
+
+// startPipeline starts the clock of the log, and this process's share of match
+// and correlate: consumer groups say which partitions those are.
+func (a *App) startPipeline() error {
+	if a.has(Collect) || a.has(API) {
+		a.start(part{name: "append", run: a.appender.Run})
+	}
+	metrics := stream.NewGroupMetrics(a.registry)
+	if a.has(Correlate) {
+		if err := a.startCorrelate(metrics); err != nil {
+			return err
+		}
+	}
+	if a.has(Match) {
+		return a.startMatch(metrics)
+	}
+	return nil
+}
+
+// share works on the partitions of a topic that the role's group gives this process.
+func (a *App) share(role Role, topic string, metrics *stream.GroupMetrics, work func(context.Context, *stream.Lease) error) error {
+	g, err := a.kafka.NewGroup(stream.GroupOptions{
+		ID: a.cfg.Kafka.GroupPrefix + "." + string(role), Topic: topic, Metrics: metrics, Logger: a.logger,
+		State: func(p int32, err error) {
+			name := fmt.Sprintf("%s %d", role, p)
+			if p == stream.WholeGroup {
+				name = fmt.Sprintf("%s's group", role)
+			}
+			a.parts.set(name, err)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	a.start(part{name: string(role), run: func(ctx context.Context) error { return g.Run(ctx, work) }})
+	return nil
+}
+
+func (a *App) startCorrelate(metrics *stream.GroupMetrics) error {
+	rewinds := correlate.NewRewinds(a.db, a.logger)
+	a.start(part{name: "rewinds", run: rewinds.Run})
+	counted := correlate.NewMetrics(a.registry)
+	return a.share(Correlate, stream.TopicObservations, metrics, func(ctx context.Context, l *stream.Lease) error {
+		o, err := correlate.NewOwner(correlate.OwnerOptions{
+			Partition: l.Partition,
+			Engine:    correlate.Options{Sources: a.cfg.Kafka.LogsPartitions, EvidenceLimit: a.cfg.Incidents.Evidence},
+			Open: func(offset int64) correlate.PartitionReader {
+				return a.kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicObservations, Partition: l.Partition, Offset: offset})
+			},
+			Ledger: a.db, Generations: correlating{a.gens}, Rewind: rewinds.Ask, Confirm: l.Confirm,
+			Metrics: counted, Logger: a.logger,
+		})
+		if err != nil {
+			return err
+		}
+		return o.Run(ctx)
+	})
+}
+
+func (a *App) startMatch(metrics *stream.GroupMetrics) error {
+	observations, err := a.kafka.NewProducer(stream.ProducerOptions{Topic: stream.TopicObservations})
+	if err != nil {
+		return err
+	}
+	matcher, err := match.NewOwner(match.OwnerOptions{
+		All: a.cfg.Kafka.LogsPartitions, Partitions: a.cfg.Kafka.ObservationPartitions,
+		Open: func(partition int32, offset int64) match.SourceReader {
+			return a.kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicLogs, Partition: partition, Offset: offset})
+		},
+		Observations: observations, DeadLetters: a.appender, Positions: a.db, Standings: a.db, Vectors: a.db,
+		Generations: matching{a.gens}, Metrics: match.NewMetrics(a.registry), Logger: a.logger,
+	})
+	if err != nil {
+		return err
+	}
+	return a.share(Match, stream.TopicLogs, metrics, func(ctx context.Context, l *stream.Lease) error {
+		return matcher.RunSource(ctx, l.Partition, l.Confirm)
+	})
+}
