@@ -18,6 +18,7 @@ import (
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/secret"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/storage/pgtest"
 )
@@ -221,7 +222,7 @@ func newPager(t *testing.T, answers ...int) (*pager, alerting.Notifier) {
 	t.Cleanup(s.Close)
 	c := alerting.NewClient(alerting.ClientOptions{Timeout: 5 * time.Second})
 	t.Cleanup(c.Close)
-	n, err := pagerduty.New(pagerduty.Options{RoutingKey: "0123456789abcdef0123456789abcdef", URL: alerting.Secret(s.URL), Client: c})
+	n, err := pagerduty.New(pagerduty.Options{RoutingKey: "0123456789abcdef0123456789abcdef", URL: secret.String(s.URL), Client: c})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 	"unicode"
+
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // ClientOptions configure a Client. Zero values mean the defaults.
@@ -88,7 +90,7 @@ var metadataV6 = netip.MustParseAddr("fd00:ec2::254")
 // absolute, not https (http is allowed to loopback, or to anywhere with
 // AllowInsecure), or that holds user information or a fragment. Errors do not
 // quote the URL: it may be a secret.
-func (c *Client) CheckURL(raw Secret) error {
+func (c *Client) CheckURL(raw secret.String) error {
 	u, err := url.Parse(raw.Reveal())
 	switch {
 	case err != nil:
@@ -127,7 +129,7 @@ const (
 // Post sends body and tells by the answer what became of it: nil for 2xx,
 // otherwise a *Failure and what Retry-After asks for, if anything. secrets (and
 // the URL) do not show in the error, even if the answer repeats them.
-func (c *Client) Post(ctx context.Context, to Secret, header http.Header, body []byte, secrets ...Secret) (retryAfter time.Duration, err error) {
+func (c *Client) Post(ctx context.Context, to secret.String, header http.Header, body []byte, secrets ...secret.String) (retryAfter time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()
 	if err := c.CheckURL(to); err != nil {
@@ -175,7 +177,7 @@ func (c *Client) Post(ctx context.Context, to Secret, header http.Header, body [
 
 // transportFailure is a Failure for a request that got no answer. The error of
 // net/http quotes the URL, so only what it wraps is kept.
-func transportFailure(err error, secrets []Secret) *Failure {
+func transportFailure(err error, secrets []secret.String) *Failure {
 	reason := ReasonUnreachable
 	var timeout net.Error
 	switch {
@@ -192,11 +194,11 @@ func transportFailure(err error, secrets []Secret) *Failure {
 
 // quote makes an error of the beginning of a text, without secrets and without
 // what would disturb a log.
-func quote(b []byte, secrets []Secret) error {
+func quote(b []byte, secrets []secret.String) error {
 	s := string(b)
-	for _, secret := range secrets {
-		s = hide(s, secret.Reveal())
-		u, err := url.Parse(secret.Reveal())
+	for _, one := range secrets {
+		s = hide(s, one.Reveal())
+		u, err := url.Parse(one.Reveal())
 		if err != nil || u.Host == "" {
 			continue
 		}
@@ -222,13 +224,13 @@ func quote(b []byte, secrets []Secret) error {
 	return errors.New(s)
 }
 
-func hide(s, secret string) string {
-	if len(secret) < 8 { // too short to be one, and to be replaced sensibly
+func hide(s, plain string) string {
+	if len(plain) < 8 { // too short to be one, and to be replaced sensibly
 		return s
 	}
-	s = strings.ReplaceAll(s, secret, hidden)
-	if q := url.QueryEscape(secret); q != secret {
-		s = strings.ReplaceAll(s, q, hidden)
+	s = strings.ReplaceAll(s, plain, secret.Hidden)
+	if q := url.QueryEscape(plain); q != plain {
+		s = strings.ReplaceAll(s, q, secret.Hidden)
 	}
 	return s
 }

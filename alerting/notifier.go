@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -125,26 +124,3 @@ func ForIncidents(rs []Receiver) []incident.Receiver {
 	}
 	return out
 }
-
-// Secret is a configured value that is not to be seen: a webhook URL, a routing
-// key, a signing secret. It prints as <secret> everywhere.
-type Secret string
-
-const hidden = "<secret>"
-
-func (s Secret) String() string { return hidden }
-
-// GoString hides it from %#v.
-func (s Secret) GoString() string { return hidden }
-
-// MarshalText hides it from JSON, YAML and text encoders.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
-
-// UnmarshalText reads it.
-func (s *Secret) UnmarshalText(b []byte) error { *s = Secret(b); return nil }
-
-// LogValue hides it from slog.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
-
-// Reveal returns the value itself, for use.
-func (s Secret) Reveal() string { return string(s) }

@@ -5,15 +5,15 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // Scope is a right that a token gives.
@@ -71,13 +71,16 @@ const (
 // Secret is a token as its holder knows it: "vdt_" and 32 random bytes in
 // base64url. Only its SHA-256 is stored. It shows itself to nobody but Reveal's
 // caller.
-type Secret struct{ text string }
+type Secret struct{ text }
+
+// text is embedded, and not to be set from outside.
+type text = secret.String
 
 // NewSecret draws a secret.
 func NewSecret() Secret {
 	var b [secretBytes]byte
 	rand.Read(b[:]) // never fails
-	return Secret{secretPrefix + base64.RawURLEncoding.EncodeToString(b[:])}
+	return Secret{text(secretPrefix + base64.RawURLEncoding.EncodeToString(b[:]))}
 }
 
 // ParseSecret takes a secret from text; what does not look like one is refused
@@ -90,20 +93,12 @@ func ParseSecret(s string) (Secret, error) {
 	if _, err := base64.RawURLEncoding.DecodeString(body); err != nil {
 		return Secret{}, errors.New("not a token: not base64url")
 	}
-	return Secret{s}, nil
+	return Secret{text(s)}, nil
 }
-
-// Reveal returns the secret itself.
-func (s Secret) Reveal() string { return s.text }
 
 // Hash is what is stored of the secret. It needs no salt and no stretching: 256
 // random bits cannot be guessed.
-func (s Secret) Hash() [sha256.Size]byte { return sha256.Sum256([]byte(s.text)) }
-
-func (s Secret) String() string               { return "<secret>" }
-func (s Secret) GoString() string             { return "<secret>" }
-func (s Secret) LogValue() slog.Value         { return slog.StringValue("<secret>") }
-func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal("<secret>") }
+func (s Secret) Hash() [sha256.Size]byte { return sha256.Sum256([]byte(s.Reveal())) }
 
 // AdminTokens is where the admin token is kept in step with its file.
 type AdminTokens interface {

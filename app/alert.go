@@ -12,6 +12,7 @@ import (
 	"github.com/vedette-sec/vedette/config"
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // incidentOptions are those of the assembler and of what people do: both make intents.
@@ -75,14 +76,13 @@ func (a *App) link(_ string, id incident.ID) string {
 
 // Notifier makes what tells a receiver, or says what is wrong with it.
 func Notifier(r config.Receiver, client *alerting.Client) (alerting.Notifier, error) {
-	url, key := alerting.Secret(r.URL.Reveal()), alerting.Secret(r.Key.Reveal())
 	switch r.Type {
 	case "slack":
-		return slack.New(slack.Options{URL: url, Client: client})
+		return slack.New(slack.Options{URL: r.URL, Client: client})
 	case "pagerduty":
-		return pagerduty.New(pagerduty.Options{RoutingKey: key, URL: url, Client: client})
+		return pagerduty.New(pagerduty.Options{RoutingKey: r.Key, URL: r.URL, Client: client})
 	case "webhook":
-		return webhook.New(webhook.Options{URL: url, Secrets: []alerting.Secret{key}, Client: client})
+		return webhook.New(webhook.Options{URL: r.URL, Secrets: []secret.String{r.Key}, Client: client})
 	}
 	return nil, fmt.Errorf("type %q: want slack, pagerduty or webhook", r.Type)
 }

@@ -204,7 +204,7 @@ func KafkaConfig(k config.Kafka) stream.Config {
 		Brokers: k.Brokers,
 		TLS:     stream.TLSConfig{Enabled: k.TLS, CAFile: k.CAFile},
 		SASL: stream.SASLConfig{
-			Mechanism: strings.ToUpper(k.SASL.Mechanism), Username: k.SASL.Username, Password: stream.Secret(k.SASL.Password.Reveal()),
+			Mechanism: strings.ToUpper(k.SASL.Mechanism), Username: k.SASL.Username, Password: k.SASL.Password,
 		},
 	}
 }

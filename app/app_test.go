@@ -17,6 +17,7 @@ import (
 	"github.com/vedette-sec/vedette/api"
 	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/secret"
 	"github.com/vedette-sec/vedette/storage/pgtest"
 	"github.com/vedette-sec/vedette/stream/devbroker"
 )
@@ -53,10 +54,10 @@ func start(t *testing.T) *system {
 	s.cfg.DataDir = t.TempDir()
 	s.cfg.Kafka.Brokers = []string{broker.Addr()}
 	s.cfg.Kafka.LogsPartitions, s.cfg.Kafka.ObservationPartitions, s.cfg.Kafka.Replication = 2, 2, 1
-	s.cfg.Postgres.DSN = config.Secret(pgtest.NewDSN(t))
+	s.cfg.Postgres.DSN = secret.String(pgtest.NewDSN(t))
 	s.cfg.API.Listen = "127.0.0.1:0"
 	s.cfg.Alerting.Receivers = []config.Receiver{{
-		Name: "hook", Type: "webhook", URL: config.Secret(hook.URL), Key: "a-signing-key-of-enough-length", MinSeverity: "medium",
+		Name: "hook", Type: "webhook", URL: secret.String(hook.URL), Key: "a-signing-key-of-enough-length", MinSeverity: "medium",
 	}}
 	s.boot()
 	for _, scope := range []api.Scope{api.ScopeIngest, api.ScopeRead, api.ScopeWrite} {

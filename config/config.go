@@ -5,8 +5,6 @@
 package config
 
 import (
-	"encoding/json"
-	"log/slog"
 	"net"
 	"net/url"
 	"slices"
@@ -15,21 +13,8 @@ import (
 	"time"
 
 	"github.com/vedette-sec/vedette/event"
+	"github.com/vedette-sec/vedette/secret"
 )
-
-// Secret is a text that never shows itself in logs, JSON or YAML.
-type Secret string
-
-const hidden = "<secret>"
-
-func (Secret) String() string               { return hidden }
-func (Secret) GoString() string             { return hidden }
-func (Secret) LogValue() slog.Value         { return slog.StringValue(hidden) }
-func (Secret) MarshalJSON() ([]byte, error) { return json.Marshal(hidden) }
-func (Secret) MarshalYAML() (any, error)    { return hidden, nil }
-
-// Reveal is the secret itself.
-func (s Secret) Reveal() string { return string(s) }
 
 // Bytes is a size, written as "512KiB", "4MiB" or a number of bytes.
 type Bytes int64
@@ -72,15 +57,15 @@ type Kafka struct {
 
 // SASL signs in to Kafka.
 type SASL struct {
-	Mechanism string `yaml:"mechanism"` // plain, scram-sha-256 or scram-sha-512; empty for none
-	Username  string `yaml:"username"`
-	Password  Secret `yaml:"password"`
+	Mechanism string        `yaml:"mechanism"` // plain, scram-sha-256 or scram-sha-512; empty for none
+	Username  string        `yaml:"username"`
+	Password  secret.String `yaml:"password"`
 }
 
 // Postgres is the ledger.
 type Postgres struct {
-	DSN            Secret `yaml:"dsn"`             // a URL or key=value string; required
-	MaxConnections int    `yaml:"max_connections"` // Default 20.
+	DSN            secret.String `yaml:"dsn"`             // a URL or key=value string; required
+	MaxConnections int           `yaml:"max_connections"` // Default 20.
 }
 
 // API is the HTTP listener: push endpoint, incident API, page, health and metrics.
@@ -152,11 +137,11 @@ type Alerting struct {
 
 // Receiver is one place that is told of incidents.
 type Receiver struct {
-	Name        string `yaml:"name"`         // unique
-	Type        string `yaml:"type"`         // slack, pagerduty or webhook
-	URL         Secret `yaml:"url"`          // slack, webhook: where to post; pagerduty: only to replace its own
-	Key         Secret `yaml:"key"`          // pagerduty: routing key; webhook: signing key
-	MinSeverity string `yaml:"min_severity"` // informational, low, medium, high or critical. Default "medium".
+	Name        string        `yaml:"name"`         // unique
+	Type        string        `yaml:"type"`         // slack, pagerduty or webhook
+	URL         secret.String `yaml:"url"`          // slack, webhook: where to post; pagerduty: only to replace its own
+	Key         secret.String `yaml:"key"`          // pagerduty: routing key; webhook: signing key
+	MinSeverity string        `yaml:"min_severity"` // informational, low, medium, high or critical. Default "medium".
 }
 
 // Default is the configuration of an empty file.

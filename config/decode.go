@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // A problem is one thing wrong with a configuration: where, and what was expected.
@@ -61,7 +63,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, key string) {
 	}
 	d.lines[key] = n.Line
 	switch v.Interface().(type) {
-	case time.Duration, Secret, Bytes:
+	case time.Duration, secret.String, Bytes:
 		d.scalar(n, v, key)
 		return
 	}
@@ -136,8 +138,8 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, key string) {
 	}
 	if err := setScalar(v, s); err != nil {
 		got := strconv.Quote(n.Value)
-		if _, secret := v.Interface().(Secret); secret {
-			got = "<secret>"
+		if _, ok := v.Interface().(secret.String); ok {
+			got = secret.Hidden
 		}
 		d.fail(n, key, "want %s, got %s", want(v), got)
 	}

@@ -83,8 +83,11 @@ func TestConfigurationDocs(t *testing.T) {
 func kindName(e ast.Expr) string {
 	switch x := e.(type) {
 	case *ast.Ident:
-		return map[string]string{"string": "text", "int": "number", "bool": "boolean", "Secret": "secret", "Bytes": "size"}[x.Name]
+		return map[string]string{"string": "text", "int": "number", "bool": "boolean", "Bytes": "size"}[x.Name]
 	case *ast.SelectorExpr:
+		if id, ok := x.X.(*ast.Ident); ok && id.Name == "secret" {
+			return "secret"
+		}
 		return strings.ToLower(x.Sel.Name)
 	}
 	return "?"

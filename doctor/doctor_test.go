@@ -28,6 +28,7 @@ import (
 	"github.com/vedette-sec/vedette/detect/rule"
 	"github.com/vedette-sec/vedette/detect/rules"
 	"github.com/vedette-sec/vedette/doctor"
+	"github.com/vedette-sec/vedette/secret"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/storage/pgtest"
 	"github.com/vedette-sec/vedette/stream"
@@ -87,7 +88,7 @@ func (w *world) options() doctor.Options {
 		Rules:      func() (*rule.Set, []rule.Warning, error) { return rule.ParseFS(rules.FS) },
 		Notifier: func(r config.Receiver) (alerting.Notifier, error) {
 			return webhook.New(webhook.Options{
-				URL: alerting.Secret(r.URL.Reveal()), Secrets: []alerting.Secret{alerting.Secret(r.Key.Reveal())},
+				URL: r.URL, Secrets: []secret.String{r.Key},
 				Client: alerting.NewClient(alerting.ClientOptions{}),
 			})
 		},

@@ -21,12 +21,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vedette-sec/vedette/alerting"
 	"github.com/vedette-sec/vedette/alerting/webhook"
 	"github.com/vedette-sec/vedette/config"
 	"github.com/vedette-sec/vedette/detect/enrich"
 	"github.com/vedette-sec/vedette/detect/rule"
 	"github.com/vedette-sec/vedette/doctor"
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // alone is a world whose servers are never asked: what needs them is skipped.
@@ -328,7 +328,7 @@ func (h *hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = json.Unmarshal(b, &body)
 	}
 	if err == nil {
-		err = webhook.Verify(alerting.Secret(key), r.Header, b, time.Now(), time.Minute)
+		err = webhook.Verify(secret.String(key), r.Header, b, time.Now(), time.Minute)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -348,7 +348,7 @@ func TestReceivers(t *testing.T) {
 	w.look("receiver", finding{"", doctor.Warn, "nobody is told", "alerting.receivers"})
 
 	receiver := func(name, url string) config.Receiver {
-		return config.Receiver{Name: name, Type: "webhook", URL: config.Secret(url), Key: key, MinSeverity: "high"}
+		return config.Receiver{Name: name, Type: "webhook", URL: secret.String(url), Key: key, MinSeverity: "high"}
 	}
 	w.cfg.Alerting.Receivers = []config.Receiver{receiver("good", server.URL), receiver("bad", "http://hooks.example/secret-path")}
 	bad := finding{"", doctor.Fail, "plain http", "alerting.receivers"}

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -16,24 +15,9 @@ import (
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
+
+	"github.com/vedette-sec/vedette/secret"
 )
-
-// Secret is a string that does not print.
-type Secret string
-
-const hidden = "<secret>"
-
-// String returns a placeholder.
-func (Secret) String() string { return hidden }
-
-// GoString returns a placeholder.
-func (Secret) GoString() string { return hidden }
-
-// MarshalText returns a placeholder.
-func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
-
-// LogValue returns a placeholder.
-func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
 
 // Config says which Kafka to talk to, and how.
 type Config struct {
@@ -59,7 +43,7 @@ type TLSConfig struct {
 type SASLConfig struct {
 	Mechanism string // PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty: none
 	Username  string
-	Password  Secret
+	Password  secret.String
 }
 
 // Validate names the first field that cannot work.
@@ -126,11 +110,11 @@ func (c SASLConfig) mechanism() (sasl.Mechanism, error) {
 	case "":
 		return nil, nil
 	case "PLAIN":
-		m = plain.Mechanism{Username: c.Username, Password: string(c.Password)}
+		m = plain.Mechanism{Username: c.Username, Password: c.Password.Reveal()}
 	case "SCRAM-SHA-256":
-		m, err = scram.Mechanism(scram.SHA256, c.Username, string(c.Password))
+		m, err = scram.Mechanism(scram.SHA256, c.Username, c.Password.Reveal())
 	case "SCRAM-SHA-512":
-		m, err = scram.Mechanism(scram.SHA512, c.Username, string(c.Password))
+		m, err = scram.Mechanism(scram.SHA512, c.Username, c.Password.Reveal())
 	default:
 		return nil, fmt.Errorf("kafka sasl: mechanism %q: want PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", c.Mechanism)
 	}

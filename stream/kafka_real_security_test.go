@@ -15,6 +15,7 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"github.com/vedette-sec/vedette/internal/kafkatest"
+	"github.com/vedette-sec/vedette/secret"
 	"github.com/vedette-sec/vedette/stream"
 )
 
@@ -25,7 +26,7 @@ func realSecurity(t *testing.T, k *kafkatest.Cluster, c *stream.Client) {
 	cr := k.Credentials
 	ca := stream.TLSConfig{Enabled: true, CAFile: cr.CAFile}
 	sasl := func(mechanism, password string) stream.SASLConfig {
-		return stream.SASLConfig{Mechanism: mechanism, Username: cr.Username, Password: stream.Secret(password)}
+		return stream.SASLConfig{Mechanism: mechanism, Username: cr.Username, Password: secret.String(password)}
 	}
 	named := ca
 	named.ServerName = "localhost"

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/vedette-sec/vedette/secret"
 	"github.com/vedette-sec/vedette/stream"
 )
 
@@ -293,7 +294,7 @@ func TestSASL(t *testing.T) {
 	for password, ok := range map[string]bool{"right": true, "wrong-one": false} {
 		c, err := stream.NewClient(stream.Config{
 			Brokers: cl.ListenAddrs(), RequestTimeout: 3 * time.Second,
-			SASL: stream.SASLConfig{Mechanism: "scram-sha-256", Username: "vedette", Password: stream.Secret(password)},
+			SASL: stream.SASLConfig{Mechanism: "scram-sha-256", Username: "vedette", Password: secret.String(password)},
 		})
 		if err != nil {
 			t.Fatal(err)

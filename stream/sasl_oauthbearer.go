@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go/sasl"
+
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // OAuthConfig says where the token comes from that OAUTHBEARER shows to the
@@ -24,7 +26,7 @@ type OAuthConfig struct {
 
 	TokenURL     string // https, or on loopback
 	ClientID     string
-	ClientSecret Secret
+	ClientSecret secret.String
 	Scope        string        // as the endpoint wants it; may be empty
 	CAFile       string        // PEM, for TokenURL; empty: the system's roots
 	Timeout      time.Duration // of one request to TokenURL; 10 s if zero

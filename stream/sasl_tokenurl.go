@@ -11,13 +11,15 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // tokenEndpoint gives tokens for a client's secret: RFC 6749, 4.4.
 type tokenEndpoint struct {
 	url    string
 	id     string
-	secret Secret
+	secret secret.String
 	scope  string
 	client *http.Client
 }
@@ -71,7 +73,7 @@ func (e *tokenEndpoint) token(ctx context.Context) (string, time.Duration, error
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	req.SetBasicAuth(url.QueryEscape(e.id), url.QueryEscape(string(e.secret)))
+	req.SetBasicAuth(url.QueryEscape(e.id), url.QueryEscape(e.secret.Reveal()))
 	res, err := e.client.Do(req)
 	if err != nil {
 		return "", 0, fmt.Errorf("ask the token URL: %w", withoutURL(err))

@@ -16,6 +16,7 @@ import (
 	"github.com/vedette-sec/vedette/alerting"
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // DefaultURL is the Events API in the US service region; the EU's is
@@ -24,8 +25,8 @@ const DefaultURL = "https://events.pagerduty.com/v2/enqueue"
 
 // Options configure a Notifier.
 type Options struct {
-	RoutingKey alerting.Secret // of an Events API v2 integration
-	URL        alerting.Secret // DefaultURL if empty
+	RoutingKey secret.String // of an Events API v2 integration
+	URL        secret.String // DefaultURL if empty
 	Client     *alerting.Client
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/vedette-sec/vedette/alerting/pagerduty"
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/secret"
 )
 
 var update = flag.Bool("update", false, "write the golden file")
@@ -24,7 +25,7 @@ const key = "0123456789abcdef0123456789abcdef"
 func TestConformance(t *testing.T) {
 	alertingtest.Test(t, alertingtest.Kit{
 		New: func(t *testing.T, c *alerting.Client, url string) alerting.Notifier {
-			n, err := pagerduty.New(pagerduty.Options{RoutingKey: key, URL: alerting.Secret(url), Client: c})
+			n, err := pagerduty.New(pagerduty.Options{RoutingKey: key, URL: secret.String(url), Client: c})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -90,7 +91,7 @@ func check(t *testing.T, _ *http.Request, body []byte, n alerting.Notification) 
 func TestEvent(t *testing.T) {
 	var got []byte
 	rec := alertingtest.Recorder(t, &got)
-	p, err := pagerduty.New(pagerduty.Options{RoutingKey: key, URL: alerting.Secret(rec.URL), Client: rec.Client})
+	p, err := pagerduty.New(pagerduty.Options{RoutingKey: key, URL: secret.String(rec.URL), Client: rec.Client})
 	if err != nil {
 		t.Fatal(err)
 	}

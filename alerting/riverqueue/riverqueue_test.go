@@ -20,6 +20,7 @@ import (
 	"github.com/vedette-sec/vedette/alerting/webhook"
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/secret"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/storage/pgtest"
 )
@@ -132,7 +133,7 @@ func hookAt(t *testing.T, url string, timeout time.Duration) alerting.Notifier {
 	t.Helper()
 	c := alerting.NewClient(alerting.ClientOptions{Timeout: timeout})
 	t.Cleanup(c.Close)
-	n, err := webhook.New(webhook.Options{URL: alerting.Secret(url), Secrets: []alerting.Secret{"a secret of at least 24 bytes"}, Client: c})
+	n, err := webhook.New(webhook.Options{URL: secret.String(url), Secrets: []secret.String{"a secret of at least 24 bytes"}, Client: c})
 	if err != nil {
 		t.Fatal(err)
 	}

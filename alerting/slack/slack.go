@@ -16,11 +16,12 @@ import (
 	"github.com/vedette-sec/vedette/alerting"
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // Options configure a Notifier.
 type Options struct {
-	URL    alerting.Secret // the incoming webhook's, a secret
+	URL    secret.String // the incoming webhook's, a secret
 	Client *alerting.Client
 }
 

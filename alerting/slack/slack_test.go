@@ -12,6 +12,7 @@ import (
 	"github.com/vedette-sec/vedette/alerting"
 	"github.com/vedette-sec/vedette/alerting/alertingtest"
 	"github.com/vedette-sec/vedette/alerting/slack"
+	"github.com/vedette-sec/vedette/secret"
 )
 
 var update = flag.Bool("update", false, "write the golden file")
@@ -21,7 +22,7 @@ const path = "/services/T000/B000/XXXXsecretXXXX"
 func TestConformance(t *testing.T) {
 	alertingtest.Test(t, alertingtest.Kit{
 		New: func(t *testing.T, c *alerting.Client, url string) alerting.Notifier {
-			n, err := slack.New(slack.Options{URL: alerting.Secret(url), Client: c})
+			n, err := slack.New(slack.Options{URL: secret.String(url), Client: c})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,7 +135,7 @@ func check(t *testing.T, _ *http.Request, body []byte, n alerting.Notification) 
 func TestMessage(t *testing.T) {
 	var got []byte
 	kit := alertingtest.Recorder(t, &got)
-	n, err := slack.New(slack.Options{URL: alerting.Secret(kit.URL + path), Client: kit.Client})
+	n, err := slack.New(slack.Options{URL: secret.String(kit.URL + path), Client: kit.Client})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +148,7 @@ func TestMessage(t *testing.T) {
 func TestNew(t *testing.T) {
 	c := alerting.NewClient(alerting.ClientOptions{})
 	for _, url := range []string{"", "hooks.slack.com/x", "http://hooks.slack.com/services/x", "ftp://hooks.slack.com/x", "https://u:p@hooks.slack.com/", "https://hooks.slack.com/#x", "https:///x", "http://169.254.169.254/"} {
-		_, err := slack.New(slack.Options{URL: alerting.Secret(url), Client: c})
+		_, err := slack.New(slack.Options{URL: secret.String(url), Client: c})
 		if err == nil {
 			t.Errorf("%q: no error", url)
 		} else if len(url) > 20 && strings.Contains(err.Error(), url) {

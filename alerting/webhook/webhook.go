@@ -33,15 +33,16 @@ import (
 	"time"
 
 	"github.com/vedette-sec/vedette/alerting"
+	"github.com/vedette-sec/vedette/secret"
 )
 
 // Options configure a Notifier.
 type Options struct {
-	URL alerting.Secret
+	URL secret.String
 	// Secrets sign every message, each for itself, so that a receiver can change
 	// from one to the next. Each is "whsec_" and base64, or is taken as it is; it
 	// has at least 24 bytes.
-	Secrets []alerting.Secret
+	Secrets []secret.String
 	Client  *alerting.Client
 	Now     func() time.Time // time.Now if nil
 }
@@ -80,7 +81,7 @@ func New(o Options) (*Notifier, error) {
 	return n, nil
 }
 
-func keyOf(s alerting.Secret) ([]byte, error) {
+func keyOf(s secret.String) ([]byte, error) {
 	k := []byte(s.Reveal())
 	if enc, ok := strings.CutPrefix(s.Reveal(), "whsec_"); ok {
 		var err error
@@ -129,10 +130,10 @@ var (
 )
 
 // Verify checks a message at its receiver: that one of its signatures was made
-// with the secret, and that its timestamp is at most tolerance from now (five
+// with this secret, and that its timestamp is at most tolerance from now (five
 // minutes is usual). Ignoring ids that came before is left to the receiver.
-func Verify(secret alerting.Secret, h http.Header, body []byte, now time.Time, tolerance time.Duration) error {
-	key, err := keyOf(secret)
+func Verify(with secret.String, h http.Header, body []byte, now time.Time, tolerance time.Duration) error {
+	key, err := keyOf(with)
 	if err != nil {
 		return err
 	}

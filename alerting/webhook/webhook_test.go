@@ -14,14 +14,15 @@ import (
 	"github.com/vedette-sec/vedette/alerting"
 	"github.com/vedette-sec/vedette/alerting/alertingtest"
 	"github.com/vedette-sec/vedette/alerting/webhook"
+	"github.com/vedette-sec/vedette/secret"
 )
 
 var update = flag.Bool("update", false, "write the golden file")
 
 const (
-	secret = alerting.Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-	older  = alerting.Secret("an older secret of at least 24 bytes")
-	path   = "/hook?token=tttttttttttt"
+	current = secret.String("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+	older   = secret.String("an older secret of at least 24 bytes")
+	path    = "/hook?token=tttttttttttt"
 )
 
 func now() time.Time { return time.Date(2026, 3, 2, 10, 1, 0, 0, time.UTC) }
@@ -29,21 +30,21 @@ func now() time.Time { return time.Date(2026, 3, 2, 10, 1, 0, 0, time.UTC) }
 func TestConformance(t *testing.T) {
 	alertingtest.Test(t, alertingtest.Kit{
 		New: func(t *testing.T, c *alerting.Client, url string) alerting.Notifier {
-			n, err := webhook.New(webhook.Options{URL: alerting.Secret(url), Secrets: []alerting.Secret{secret, older}, Client: c, Now: now})
+			n, err := webhook.New(webhook.Options{URL: secret.String(url), Secrets: []secret.String{current, older}, Client: c, Now: now})
 			if err != nil {
 				t.Fatal(err)
 			}
 			return n
 		},
 		Path:    path,
-		Secrets: []string{path, "tttttttttttt", secret.Reveal(), older.Reveal()},
+		Secrets: []string{path, "tttttttttttt", current.Reveal(), older.Reveal()},
 		Check:   check,
 	})
 }
 
 func check(t *testing.T, r *http.Request, body []byte, n alerting.Notification) {
 	t.Helper()
-	for _, s := range []alerting.Secret{secret, older} {
+	for _, s := range []secret.String{current, older} {
 		if err := webhook.Verify(s, r.Header, body, now().Add(time.Minute), 5*time.Minute); err != nil {
 			t.Error(err)
 		}
@@ -74,7 +75,7 @@ func TestVerify(t *testing.T) {
 	h.Set("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek")
 	h.Set("webhook-timestamp", "1614265330")
 	h.Set("webhook-signature", "v2,other v1,AAAA v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
-	if err := webhook.Verify(secret, h, body, at.Add(time.Minute), 5*time.Minute); err != nil {
+	if err := webhook.Verify(current, h, body, at.Add(time.Minute), 5*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
@@ -100,7 +101,7 @@ func TestVerify(t *testing.T) {
 		if c.body != "" {
 			b = []byte(c.body)
 		}
-		if err := webhook.Verify(secret, h, b, c.now, 5*time.Minute); !errors.Is(err, c.want) {
+		if err := webhook.Verify(current, h, b, c.now, 5*time.Minute); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
@@ -112,7 +113,7 @@ func TestVerify(t *testing.T) {
 func TestBody(t *testing.T) {
 	var got []byte
 	rec := alertingtest.Recorder(t, &got)
-	w, err := webhook.New(webhook.Options{URL: alerting.Secret(rec.URL), Secrets: []alerting.Secret{secret}, Client: rec.Client, Now: now})
+	w, err := webhook.New(webhook.Options{URL: secret.String(rec.URL), Secrets: []secret.String{current}, Client: rec.Client, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,18 +128,18 @@ func TestNew(t *testing.T) {
 	const url = "https://hook.example/x"
 	for name, o := range map[string]webhook.Options{
 		"no secret":     {URL: url, Client: c},
-		"short secret":  {URL: url, Client: c, Secrets: []alerting.Secret{"short"}},
-		"not base64":    {URL: url, Client: c, Secrets: []alerting.Secret{"whsec_%%%"}},
-		"short decoded": {URL: url, Client: c, Secrets: []alerting.Secret{alerting.Secret("whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 23)))}},
-		"no client":     {URL: url, Secrets: []alerting.Secret{secret}},
-		"plain":         {URL: "http://hook.example/x", Client: c, Secrets: []alerting.Secret{secret}},
+		"short secret":  {URL: url, Client: c, Secrets: []secret.String{"short"}},
+		"not base64":    {URL: url, Client: c, Secrets: []secret.String{"whsec_%%%"}},
+		"short decoded": {URL: url, Client: c, Secrets: []secret.String{secret.String("whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 23)))}},
+		"no client":     {URL: url, Secrets: []secret.String{current}},
+		"plain":         {URL: "http://hook.example/x", Client: c, Secrets: []secret.String{current}},
 	} {
 		if _, err := webhook.New(o); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 	insecure := alerting.NewClient(alerting.ClientOptions{AllowInsecure: true})
-	if _, err := webhook.New(webhook.Options{URL: "http://hook.example/x", Client: insecure, Secrets: []alerting.Secret{secret}}); err != nil {
+	if _, err := webhook.New(webhook.Options{URL: "http://hook.example/x", Client: insecure, Secrets: []secret.String{current}}); err != nil {
 		t.Error(err)
 	}
 }

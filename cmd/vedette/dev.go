@@ -14,6 +14,7 @@ import (
 	"github.com/vedette-sec/vedette/api"
 	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/secret"
 	"github.com/vedette-sec/vedette/storage/localpg"
 	"github.com/vedette-sec/vedette/stream/devbroker"
 )
@@ -99,7 +100,7 @@ func (c *DevCmd) Run(ctx context.Context, s *Streams) error {
 		}
 		return err
 	}
-	cfg.Postgres.DSN = config.Secret(pg.DSN())
+	cfg.Postgres.DSN = secret.String(pg.DSN())
 	cfg.Kafka.Brokers = []string{broker.Addr()}
 	if c.Demo {
 		scene.configure(cfg)

@@ -87,13 +87,14 @@ var houses = []struct {
 	why   string
 }{
 	{"event", nil, "what a record means depends on nobody: every other part is tested and replayed on top of it"},
-	{"stream", nil, "Kafka carries bytes: if it knew what is in them, a change of meaning would be a change of transport"},
+	{"secret", nil, "what hides itself hides from everybody alike"},
+	{"stream", []string{"secret"}, "Kafka carries bytes: if it knew what is in them, a change of meaning would be a change of transport"},
 	{"ingest", []string{"event", "stream"}, "a collector brings records in and knows nothing of detection, so that it can be down or new without touching what is found"},
 	{"detect", []string{"event", "stream"}, "detection is a function of the log: it knows neither where findings are kept nor who is told"},
 	{"detect/rules", nil, "the shipped rules are files, nothing more"},
 	{"incident", []string{"detect"}, "incidents are a function of findings: of detection only the finding is known, not how it came about"},
-	{"alerting", []string{"incident", "detect"}, "alerting tells people of incidents (whose severity is detect's); it decides nothing about them"},
-	{"api", []string{"incident", "alerting", "detect", "event"}, "the API shows what is there through interfaces of its own; it neither keeps nor detects"},
+	{"alerting", []string{"incident", "detect", "secret"}, "alerting tells people of incidents (whose severity is detect's); it decides nothing about them"},
+	{"api", []string{"incident", "alerting", "detect", "event", "secret"}, "the API shows what is there through interfaces of its own; it neither keeps nor detects"},
 	{
 		"storage",
 		[]string{"event", "detect", "detect/correlate", "detect/match", "detect/rule", "incident", "alerting", "api", "ingest", "doctor", "migrations"},
@@ -103,7 +104,7 @@ var houses = []struct {
 	{"storage/dbsqlc", nil, "generated queries know the schema only"},
 	{"storage/pgtest", []string{"storage", "storage/localpg", "migrations"}, "it makes test databases"},
 	{"migrations", nil, "the schema is files"},
-	{"config", []string{"event"}, "what is configured is checked before anything starts, so it depends on nothing that runs"},
+	{"config", []string{"event", "secret"}, "what is configured is checked before anything starts, so it depends on nothing that runs"},
 	{"simulate", []string{"event", "detect/enrich"}, "simulated logs must not be shaped by what detection looks for"},
 	{"replay", []string{"event", "ingest/...", "detect/..."}, "replay runs the engine over files without any server"},
 	{"doctor", []string{"config", "event", "stream", "detect/...", "incident", "alerting"}, "it asks all that the service depends on, through their faces, and nothing depends on it but what shows its answers"},

@@ -18,6 +18,7 @@ import (
 	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/config"
 	"github.com/vedette-sec/vedette/internal/kafkatest"
+	"github.com/vedette-sec/vedette/secret"
 	"github.com/vedette-sec/vedette/storage/pgtest"
 	"github.com/vedette-sec/vedette/stream"
 )
@@ -49,12 +50,12 @@ func newService(t *testing.T, k *kafkatest.Cluster) *service {
 	s.cfg.DataDir = t.TempDir()
 	// As in production: encrypted, and by a password that never travels.
 	s.cfg.Kafka.Brokers, s.cfg.Kafka.TLS, s.cfg.Kafka.CAFile = k.BrokersOn(kafkatest.SASL), true, k.Credentials.CAFile
-	s.cfg.Kafka.SASL = config.SASL{Mechanism: "scram-sha-512", Username: k.Credentials.Username, Password: config.Secret(k.Credentials.Password)}
+	s.cfg.Kafka.SASL = config.SASL{Mechanism: "scram-sha-512", Username: k.Credentials.Username, Password: secret.String(k.Credentials.Password)}
 	s.cfg.Kafka.LogsPartitions, s.cfg.Kafka.ObservationPartitions, s.cfg.Kafka.Replication = 2, 2, 1
-	s.cfg.Postgres.DSN = config.Secret(pgtest.NewDSN(t))
+	s.cfg.Postgres.DSN = secret.String(pgtest.NewDSN(t))
 	s.cfg.API.Listen = "127.0.0.1:0"
 	s.cfg.Alerting.Receivers = []config.Receiver{{
-		Name: "hook", Type: "webhook", URL: config.Secret(hook.URL), Key: "a-signing-key-of-enough-length", MinSeverity: "medium",
+		Name: "hook", Type: "webhook", URL: secret.String(hook.URL), Key: "a-signing-key-of-enough-length", MinSeverity: "medium",
 	}}
 	s.boot()
 	for _, scope := range []api.Scope{api.ScopeIngest, api.ScopeRead} {
