@@ -210,8 +210,8 @@ func (a *App) Reload(ctx context.Context, c *config.Config) error {
 	if err := a.appender.Broadcast(ctx, stream.LogMessage{Kind: stream.KindGeneration, Generation: digest}); err != nil {
 		return fmt.Errorf("put generation into force: %w", err)
 	}
-	for _, attr := range e.Blind() {
-		a.logger.Warn("rules that ask for this attribute are blind: no database knows it", "attribute", attr.String())
+	for _, w := range e.Warnings() {
+		a.logger.Warn(w)
 	}
 	a.logger.Info("rules in force", "generation", digest, "rules", len(set.Correlations))
 	return nil

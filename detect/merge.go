@@ -2,7 +2,9 @@ package detect
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
+	"strings"
 )
 
 // Verdicts of unmatched findings.
@@ -36,6 +38,9 @@ func ComparePointer(a, b Pointer) int {
 // Evidence ends up sorted, one entry an event (the least pointer of those that
 // deliver it), and cut to the first evidenceLimit; 0 keeps all. f takes over no
 // memory of delta.
+//
+// The peak's detail goes with it; of equal peaks that of the smaller text, but see
+// [AppendExamples].
 func (f *Finding) Add(delta Finding, evidenceLimit int) {
 	f.Evidence = normalEvidence(f.Evidence, evidenceLimit)
 	if delta.Merge == MergeLeast {
@@ -46,8 +51,11 @@ func (f *Finding) Add(delta Finding, evidenceLimit int) {
 		return
 	}
 	f.Count += delta.Count
-	if c := cmp.Or(cmp.Compare(f.Peak, delta.Peak), -compareDetail(f.Detail, delta.Detail)); c < 0 {
+	switch c := cmp.Compare(f.Peak, delta.Peak); {
+	case c < 0:
 		f.Peak, f.Detail = delta.Peak, delta.Detail
+	case c == 0:
+		f.Detail = mergeDetail(f.Detail, delta.Detail)
 	}
 	f.First = min(f.First, delta.First)
 	f.Last = max(f.Last, delta.Last)
@@ -69,6 +77,59 @@ func normalEvidence(ev []Evidence, limit int) []Evidence {
 		ev = ev[:limit:limit]
 	}
 	return ev
+}
+
+// mergeDetail takes the smaller of the details, the examples apart; those of equal
+// details it puts together.
+func mergeDetail(a, b string) string {
+	if a == b {
+		return a
+	}
+	wa, ea := splitExamples(a)
+	wb, eb := splitExamples(b)
+	switch c := compareDetail(wa, wb); {
+	case c < 0:
+		return a
+	case c > 0:
+		return b
+	}
+	return AppendExamples(wa, append(ea, eb...))
+}
+
+// maxExamples is how many examples a detail names.
+const maxExamples = 5
+
+const examplesKey = `,"examples":`
+
+// AppendExamples adds examples to a finding's detail, a JSON object with other
+// members: of all that are given for one finding, in however many deltas, the
+// first few in the order of the alphabet. It changes names.
+func AppendExamples(detail string, names []string) string {
+	for i, n := range names {
+		names[i] = strings.ToValidUTF8(n, "\uFFFD")
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if len(names) == 0 || !strings.HasSuffix(detail, "}") {
+		return detail
+	}
+	b, err := json.Marshal(names[:min(len(names), maxExamples)])
+	if err != nil {
+		panic("detect: marshal names: " + err.Error()) // strings only
+	}
+	return detail[:len(detail)-1] + examplesKey + string(b) + "}"
+}
+
+// splitExamples undoes AppendExamples.
+func splitExamples(detail string) (without string, names []string) {
+	i := strings.LastIndex(detail, examplesKey)
+	if i < 0 || !strings.HasSuffix(detail, "}") {
+		return detail, nil
+	}
+	if json.Unmarshal([]byte(detail[i+len(examplesKey):len(detail)-1]), &names) != nil {
+		return detail, nil
+	}
+	return detail[:i] + "}", names
 }
 
 // compareLeast orders by first time and evidence; what is left can only differ in

@@ -11,12 +11,15 @@ import (
 
 func drawFinding(t *rapid.T, m detect.Merge) detect.Finding {
 	f := detect.Finding{
-		Merge:   m,
-		Count:   rapid.Int64Range(0, 5).Draw(t, "count"),
-		Peak:    float64(rapid.IntRange(0, 2).Draw(t, "peak")),
-		First:   rapid.Int64Range(0, 2).Draw(t, "first"),
-		Last:    rapid.Int64Range(2, 4).Draw(t, "last"),
-		Detail:  rapid.SampledFrom([]string{"", "{}", `{"n":1}`}).Draw(t, "detail"),
+		Merge: m,
+		Count: rapid.Int64Range(0, 5).Draw(t, "count"),
+		Peak:  float64(rapid.IntRange(0, 2).Draw(t, "peak")),
+		First: rapid.Int64Range(0, 2).Draw(t, "first"),
+		Last:  rapid.Int64Range(2, 4).Draw(t, "last"),
+		Detail: rapid.SampledFrom([]string{
+			"", "{}", `{"n":1}`, `{"n":1,"examples":["a","b","c"]}`, `{"n":1,"examples":["c","d","e","f","g"]}`, `{"n":2,"examples":["a"]}`,
+			`{"n":1,"examples":["\ufffd","b\""]}`, `{"n":1,"examples":["a"}`, `{"n":1,"examples":[]}`,
+		}).Draw(t, "detail"),
 		Verdict: rapid.SampledFrom([]string{"", "bypass", "unknown", "gap"}).Draw(t, "verdict"),
 	}
 	for range rapid.IntRange(0, 4).Draw(t, "evidence") {
@@ -72,5 +75,19 @@ func TestAdd(t *testing.T) {
 	g.Add(least, 2)
 	if !reflect.DeepEqual(g, least) {
 		t.Errorf("least:\n got %+v\nwant %+v", g, least)
+	}
+}
+
+func TestExamples(t *testing.T) {
+	f := detect.Finding{Count: 1, Detail: detect.AppendExamples(`{"reason":"x"}`, []string{"f", "b\xff", "f", "d"})}
+	if want := `{"reason":"x","examples":["b` + "\uFFFD" + `","d","f"]}`; f.Detail != want {
+		t.Errorf("detail %s, want %s", f.Detail, want)
+	}
+	f.Add(detect.Finding{Count: 2, Detail: detect.AppendExamples(`{"reason":"x"}`, []string{"e", "a", "z", "d"})}, 1)
+	if want := `{"reason":"x","examples":["a","b` + "\uFFFD" + `","d","e","f"]}`; f.Detail != want || f.Count != 3 {
+		t.Errorf("count %d, detail %s, want 3, %s", f.Count, f.Detail, want)
+	}
+	if got := detect.AppendExamples(`{"reason":"x"}`, nil); got != `{"reason":"x"}` {
+		t.Errorf("detail %s without examples", got)
 	}
 }

@@ -116,7 +116,7 @@ const (
 	AttrFunctionRequest                // function.request_id
 	AttrFunctionPhase                  // function.phase: start, report, done, init
 	AttrFunctionColdStart              // function.cold_start: true or false, on reports
-	AttrFunctionEntry                  // function.entry_point: gateway, event_source, direct or unknown (enrichment, from the inventory)
+	AttrFunctionEntry                  // function.entry_point: gateway, event_source, direct, http_authorizer, or unknown if the inventory does not list it (enrichment)
 	AttrFunctionCaller                 // function.caller: expected, unexpected or unknown (enrichment, from the inventory)
 	AttrDuration                       // duration, ms
 	AttrBytesOut                       // http_response.length

@@ -39,10 +39,11 @@ type detail struct {
 	Size    string  `json:"size"`
 
 	// unmatched.
-	Without *float64 `json:"without"`
-	Before  string   `json:"before"`
-	After   string   `json:"after"`
-	Reason  string   `json:"reason"`
+	Partners *float64 `json:"partners"`
+	Before   string   `json:"before"`
+	After    string   `json:"after"`
+	Reason   string   `json:"reason"`
+	Examples []string `json:"examples"`
 }
 
 // Explain says in plain sentences why a finding fired: what was seen, about whom,
@@ -59,7 +60,7 @@ func Explain(f detect.Finding, r Rule) string {
 	}
 	var s string
 	switch {
-	case d.Without != nil:
+	case d.Partners != nil:
 		s = explainUnmatched(f, d, about)
 	case d.Measure != "":
 		s = explainBaseline(d, about)
@@ -101,6 +102,12 @@ func explainUnmatched(f detect.Finding, d detail, about string) string {
 	switch d.Reason {
 	case "stale":
 		return n + " could not be judged: the log that would show their counterpart has nothing as new"
+	case "no inventory":
+		n += " could not be judged: the function inventory does not say how the functions may be called"
+		if len(d.Examples) > 0 {
+			n += ", such as " + strings.Join(d.Examples, ", ")
+		}
+		return n
 	case "unsettled":
 		return n + " could not be judged: the log that would show their counterpart did not arrive in time"
 	}

@@ -186,7 +186,7 @@ func reference(fs []detect.Finding, join, repeat time.Duration) map[string]view 
 		}
 		v.Title = ruleOf(lead.RuleVersion).Title
 		if lead.Verdict == incident.VerdictUnknown {
-			v.Title = "Not verified, logs are missing: " + v.Title
+			v.Title = "Not verified: " + v.Title
 		}
 		for _, typ := range []string{incident.EntitySrcIP, incident.EntityActor} {
 			k := slices.IndexFunc(entities(lead), func(e incident.Entity) bool { return e.Type == typ })

@@ -207,7 +207,7 @@ func severityOf(r Rule, unknown bool) detect.Level {
 func title(r Rule, unknown bool, es []Entity) string {
 	s := r.Title
 	if unknown {
-		s = "Not verified, logs are missing: " + s
+		s = "Not verified: " + s
 	}
 	if e, ok := mainEntity(es); ok {
 		s += ": " + e.Value

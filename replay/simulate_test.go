@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/enrich"
 	"github.com/vedette-sec/vedette/detect/rule"
 	"github.com/vedette-sec/vedette/detect/rules"
@@ -27,18 +28,25 @@ func shipped(t testing.TB) replay.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := filepath.Join(t.TempDir(), "simulated.mmdb")
-	if err := simulate.WriteMMDB(db); err != nil {
-		t.Fatal(err)
-	}
-	e, err := enrich.New(enrich.Options{Databases: []string{db}, Inventory: simulate.Inventory()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := enricher(t, simulate.Inventory())
 	if blind := e.Blind(); len(blind) > 0 {
 		t.Fatalf("enrichment is blind for %v", blind)
 	}
 	return replay.Options{Rules: set, Enricher: e}
+}
+
+// enricher knows the simulated addresses and the functions that the inventory lists.
+func enricher(t testing.TB, inventory enrich.Inventory) *enrich.Enricher {
+	t.Helper()
+	db := filepath.Join(t.TempDir(), "simulated.mmdb")
+	if err := simulate.WriteMMDB(db); err != nil {
+		t.Fatal(err)
+	}
+	e, err := enrich.New(enrich.Options{Databases: []string{db}, Inventory: inventory})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
 }
 
 // expected are the findings of an episode, by rule and key.
@@ -163,6 +171,60 @@ func TestSimulatedHours(t *testing.T) {
 		got = slices.Compact(got)
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("seed %d: findings (-want +got):\n%s", sim.Labels.Seed, d)
+		}
+	}
+}
+
+// TestSimulatedHoursWithoutInventory: without it nobody is said to have gone past
+// the gateway by a log that lacks something. One finding a day says so, and all
+// other rules find what they find with it.
+func TestSimulatedHoursWithoutInventory(t *testing.T) {
+	dir := t.TempDir()
+	_, err := simulate.Run(t.Context(), simulate.Options{
+		Seed: 7, Start: time.Date(2026, 11, 10, 18, 0, 0, 0, time.UTC), Duration: 9 * time.Hour, Out: dir, // over midnight
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const orphan = "Function Invocation Without A Gateway Request"
+	o := shipped(t)
+	o.Paths = []string{filepath.Join(dir, "logs")}
+	with := map[string]bool{}
+	for _, f := range run(t, o).Findings {
+		if f.Verdict == detect.VerdictUnknown {
+			t.Errorf("with the inventory %s: %s", named(f), f.Detail)
+		}
+		with[named(f)] = true
+	}
+	o.Enricher = enricher(t, enrich.Inventory{})
+	days := map[string]int{}
+	got := map[string]bool{}
+	for _, f := range run(t, o).Findings {
+		if f.RuleTitle != orphan {
+			got[named(f)] = true
+			continue
+		}
+		const why = `"verdict":"unknown","reason":"no inventory","examples":["nightly-report","order-worker","payments"]`
+		if named(f) != orphan+" (unknown): " || f.Count != int64(len(f.Records)) || !strings.Contains(f.Detail, why) && f.First.Day() == 11 {
+			t.Errorf("%s: count %d, %d records, %s", named(f), f.Count, len(f.Records), f.Detail)
+		}
+		if f.First.Day() != f.Last.Day() {
+			t.Errorf("a finding of %v to %v", f.First, f.Last)
+		}
+		days[f.First.Format(time.DateOnly)]++
+	}
+	if d := cmp.Diff(map[string]int{"2026-11-10": 1, "2026-11-11": 1}, days); d != "" {
+		t.Errorf("findings on visibility a day (-want +got):\n%s", d)
+	}
+	for n := range with {
+		if !got[n] && !strings.HasPrefix(n, orphan) {
+			t.Errorf("not found without the inventory: %s", n)
+		}
+	}
+	for n := range got {
+		// Who may invoke functions is what the inventory says.
+		if !with[n] && !strings.HasPrefix(n, "Lambda Function Invoked Directly, Past The Gateway: ") {
+			t.Errorf("found without the inventory only: %s", n)
 		}
 	}
 }

@@ -303,20 +303,26 @@ func middle(vs []float64) float64 {
 
 func modelUnmatched(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer, limit int) map[detect.FindingID]detect.Finding {
 	c := r.Correlation
-	lone := map[string][]simEvent{} // roll-up key and tile
+	lone := map[string][]simEvent{}    // roll-up key and tile
+	unlisted := map[int64][]simEvent{} // day
 	for _, all := range byKey(evs) {
 		taken := map[int]bool{}
 		sorted := inOrder(all)
 	left:
 		for _, l := range sorted {
-			if l.ref != 0 {
+			if l.ref == 1 {
 				continue
 			}
 			for i, x := range sorted {
-				if x.ref != 0 && !taken[i] && x.time >= l.time-int64(c.Before) && x.time <= l.time+int64(c.Timespan) {
+				if x.ref == 1 && !taken[i] && x.time >= l.time-int64(c.Before) && x.time <= l.time+int64(c.Timespan) {
 					taken[i] = true
 					continue left
 				}
+			}
+			if l.ref > 1 {
+				day := l.time - l.time%int64(24*time.Hour)
+				unlisted[day] = append(unlisted[day], l)
+				continue
 			}
 			pane := max(int64(time.Second), int64(c.Timespan)/60)
 			size := (max(int64(c.Timespan), int64(time.Hour)) + pane - 1) / pane * pane
@@ -333,6 +339,20 @@ func modelUnmatched(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer
 		f.ID = detect.NewFindingID(tenant, r.Version, f.Key, tile)
 		f.Peak, f.Verdict = 1, detect.VerdictBypass
 		f.Detail = fmt.Sprintf(`{"partners":0,"before":"%s","after":"%s","verdict":"bypass"}`, c.Before, c.Timespan)
+		out[f.ID] = f
+	}
+	for day, in := range unlisted {
+		var names []string
+		for _, ev := range in {
+			names = append(names, ev.label[1:])
+		}
+		slices.Sort(names)
+		names = slices.Compact(names)
+		b, _ := json.Marshal(names[:min(5, len(names))])
+		f := finding(r, "", day, in, ps, limit)
+		f.ID, f.Key = detect.NewFindingID(tenant, r.Version, keyOf("no inventory"), day), nil
+		f.Peak, f.Verdict = 1, detect.VerdictUnknown
+		f.Detail = fmt.Sprintf(`{"partners":0,"before":"%s","after":"%s","verdict":"unknown","reason":"no inventory","examples":%s}`, c.Before, c.Timespan, b)
 		out[f.ID] = f
 	}
 	return out

@@ -88,7 +88,10 @@ func kinds() []kind {
 		}, 2), durations(true), onTime, modelBaseline},
 		{"unmatched", newRule(rule.Correlation{
 			Type: rule.Unmatched, Timespan: 2 * time.Minute, Before: time.Minute, Hold: 2 * time.Hour,
-		}, 2), joins, onTime, modelUnmatched},
+		}, 2), joins(1), onTime, modelUnmatched},
+		{"unmatched_unknown", newRule(rule.Correlation{
+			Type: rule.Unmatched, Timespan: 2 * time.Minute, Before: time.Minute, Hold: 2 * time.Hour, Unknown: []string{"r2", "r3"},
+		}, 4), joins(3), onTime, modelUnmatched},
 	}
 }
 
@@ -137,25 +140,34 @@ func durations(ratio bool) func(*rand.Rand, int) []simEvent {
 	}
 }
 
-func joins(r *rand.Rand, n int) []simEvent {
-	var evs []simEvent
-	at := start
-	for i := range n {
-		at += pick(r, int64(0), 1, 20, 59, 60, 61, 120, 121, 600) * int64(time.Second)
-		ev := simEvent{
-			time: at, id: uint64(i + 1), key: letter(r, 3),
-			ref: uint8(in(r, 0, 1)),
+// joins draws events of the refs 0 to last, of which 1 is the right side.
+func joins(last int) func(*rand.Rand, int) []simEvent {
+	return func(r *rand.Rand, n int) []simEvent {
+		var evs []simEvent
+		at := start
+		if last > 1 {
+			at += int64(13*time.Hour + 40*time.Minute) // before midnight
 		}
-		if ev.ref == 0 {
-			ev.label = string(keyOf(letter(r, 2)))
+		for i := range n {
+			at += pick(r, int64(0), 1, 20, 59, 60, 61, 120, 121, 600) * int64(time.Second)
+			ev := simEvent{
+				time: at, id: uint64(i + 1), key: letter(r, 3),
+				ref: uint8(in(r, 0, last)),
+			}
+			switch ev.ref {
+			case 0:
+				ev.label = string(keyOf(letter(r, 2)))
+			case 2, 3:
+				ev.label = string(keyOf(letter(r, 12)))
+			}
+			evs = append(evs, ev)
 		}
-		evs = append(evs, ev)
+		// The last record read is of the right side, so that it is not stale.
+		if len(evs) > 0 {
+			evs = append(evs, simEvent{time: at + int64(time.Minute), id: 1 << 40, key: "z", ref: 1})
+		}
+		return evs
 	}
-	// The last record read is of the right side, so that it is not stale.
-	if len(evs) > 0 {
-		evs = append(evs, simEvent{time: at + int64(time.Minute), id: 1 << 40, key: "z", ref: 1})
-	}
-	return evs
 }
 
 // check runs a kind through partitions, deliveries, sections and crashes, and

@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/detect/rule"
 	"github.com/vedette-sec/vedette/event"
 )
 
-// unmatched is the state of vedette.unmatched: the left events of each join value
-// (ref 0), and the right ones that may be their partners.
+// unmatched is the state of vedette.unmatched: the left events of each join value,
+// and the right ones that may be their partners.
 //
 // A left event at t is judged once the right side is settled beyond t + timespan
 // and the left beyond t, in order of (time, id): it takes the earliest right event
@@ -19,10 +20,12 @@ import (
 // fires, rolled up by the key in its label. If the right side's newest event is
 // older than t, or it has not settled after hold, the verdict is unknown instead,
 // and goes to one finding a tile with an empty key: a gap in what can be seen, not
-// a list of suspects.
+// a list of suspects. So it is with left events of rules that are unknown in any
+// case, see [unlisted].
 type unmatched struct {
 	*base
 	before, after int64
+	sides         []side // by ref
 	left, right   []event.Type
 	stale         []event.Type // right types whose newest event is asked for
 	retain        int64        // of event time that a judged event stays, for deliveries to come
@@ -31,7 +34,17 @@ type unmatched struct {
 	tab           map[string]*joinValue
 	due           heap[*joinEvent] // left, by time
 	expire        heap[*joinEvent] // all, by time
+	unlisted      unlisted
 }
+
+// side is what an event's rule makes it.
+type side uint8
+
+const (
+	sideRight   side = iota
+	sideLeft         // wants a partner
+	sideUnknown      // wants a partner, but is never more than unknown
+)
 
 // joinValue is the events of one join value, each side sorted.
 type joinValue struct{ left, right []*joinEvent }
@@ -46,18 +59,31 @@ type joinEvent struct {
 	rollup string
 	stamp  int64
 	until  int64 // event time at which it may go
-	isLeft bool
+	side   side
 	done   bool // judged, or taken by a left event
 }
 
 func newUnmatched(b *base) *unmatched {
 	n := &unmatched{
 		base: b, before: int64(b.c.Before), after: int64(b.c.Timespan), forced: never,
-		left: b.types, right: b.types, tab: map[string]*joinValue{},
+		left: b.types, right: b.types, tab: map[string]*joinValue{}, unlisted: newUnlisted(b),
 	}
-	if len(b.c.Rules) > 1 {
-		n.left, n.right = typesOf(b.c.Rules[:1]), typesOf(b.c.Rules[1:])
-		for _, r := range b.c.Rules[1:] {
+	var left []*rule.Rule
+	for ref, r := range b.c.Rules {
+		s := sideRight
+		switch {
+		case b.c.IsUnknown(ref):
+			s = sideUnknown
+		case b.c.IsLeft(ref):
+			s = sideLeft
+		}
+		if n.sides = append(n.sides, s); s != sideRight {
+			left = append(left, r)
+		}
+	}
+	if right := b.c.Partners(); len(right) > 0 {
+		n.left, n.right = typesOf(left), typesOf(right)
+		for _, r := range right {
 			if route, reason := r.Logsource.Route(); reason == "" && route.Type != "" && !slices.Contains(n.stale, route.Type) {
 				n.stale = append(n.stale, route.Type)
 			}
@@ -91,31 +117,46 @@ func (n *unmatched) apply(g *detect.Group, next int64) {
 		}
 		ev := &joinEvent{
 			Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
-			full:     full, stamp: o.Stamp, isLeft: o.Ref == 0, until: o.Time + n.retain,
+			full:     full, stamp: o.Stamp, side: n.sideOf(o), until: o.Time + n.retain,
 		}
-		side := &v.right
-		if ev.isLeft {
-			side = &v.left
+		events := v.of(ev.side)
+		if ev.side != sideRight {
 			ev.rollup = strings.Clone(o.Label)
 		}
-		at, _ := slices.BinarySearchFunc(*side, ev, compareEvents)
-		if at < len(*side) && (*side)[at].Time == ev.Time && (*side)[at].IDHash == ev.IDHash {
+		at, _ := slices.BinarySearchFunc(*events, ev, compareEvents)
+		if at < len(*events) && (*events)[at].Time == ev.Time && (*events)[at].IDHash == ev.IDHash {
 			n.e.stats.Duplicates++
-			if old := (*side)[at]; detect.ComparePointer(ev.Pointer, old.Pointer) < 0 {
+			if old := (*events)[at]; detect.ComparePointer(ev.Pointer, old.Pointer) < 0 {
 				old.Pointer = ev.Pointer
 			}
 			continue
 		}
-		if len(*side) >= maxJoin {
+		if len(*events) >= maxJoin {
 			n.fold(g.Tenant, o)
 			continue
 		}
-		*side = slices.Insert(*side, at, ev)
+		*events = slices.Insert(*events, at, ev)
 		n.expire.push(ev)
-		if ev.isLeft {
+		if ev.side != sideRight {
 			n.due.push(ev)
 		}
 	}
+}
+
+// of gives the events of a side.
+func (v *joinValue) of(s side) *[]*joinEvent {
+	if s == sideRight {
+		return &v.right
+	}
+	return &v.left
+}
+
+// sideOf tells an observation's side; nothing is known of a rule past the last.
+func (n *unmatched) sideOf(o *detect.Observation) side {
+	if int(o.Ref) < len(n.sides) {
+		return n.sides[o.Ref]
+	}
+	return sideRight
 }
 
 // compareEvents ignores pointers: they may change while an event is held.
@@ -126,10 +167,16 @@ func compareEvents(a, b *joinEvent) int {
 // fold gives up on an event past a bound: of a left one nothing can be said.
 func (n *unmatched) fold(tenant string, o *detect.Observation) {
 	n.e.stats.Folded++
-	if o.Ref != 0 || n.e.silent {
+	if n.e.silent {
 		return
 	}
-	n.emit(tenant, nil, detect.VerdictUnknown, "bound", detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash})
+	ev := detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash}
+	switch n.sideOf(o) {
+	case sideLeft:
+		n.emit(tenant, nil, detect.VerdictUnknown, "bound", ev)
+	case sideUnknown:
+		n.addUnlisted(tenant, o.Label, ev)
+	}
 }
 
 func (n *unmatched) advance() {
@@ -191,12 +238,9 @@ func (n *unmatched) force(stamp int64) {
 // remove forgets an event.
 func (n *unmatched) remove(ev *joinEvent) {
 	v := n.tab[ev.full]
-	side := &v.right
-	if ev.isLeft {
-		side = &v.left
-	}
-	if at, ok := slices.BinarySearchFunc(*side, ev, compareEvents); ok {
-		*side = slices.Delete(*side, at, at+1)
+	events := v.of(ev.side)
+	if at, ok := slices.BinarySearchFunc(*events, ev, compareEvents); ok {
+		*events = slices.Delete(*events, at, at+1)
 	}
 	if len(v.left)+len(v.right) == 0 {
 		delete(n.tab, ev.full)
@@ -219,12 +263,23 @@ func (n *unmatched) judge(ev *joinEvent, settled bool) {
 	}
 	tenant, _ := n.split([]byte(ev.full))
 	switch {
+	case ev.side == sideUnknown:
+		n.addUnlisted(tenant, ev.rollup, ev.Evidence)
 	case !settled:
 		n.emit(tenant, nil, detect.VerdictUnknown, "unsettled", ev.Evidence)
 	case n.isStale(ev.Time):
 		n.emit(tenant, nil, detect.VerdictUnknown, "stale", ev.Evidence)
 	default:
 		n.emit(tenant, []byte(ev.rollup), detect.VerdictBypass, "", ev.Evidence)
+	}
+}
+
+// addUnlisted says that an event cannot be judged, if there is anything to judge
+// it by: where no record was ever read of the log of the first partner, nobody
+// asks how functions are called.
+func (n *unmatched) addUnlisted(tenant, rollup string, ev detect.Evidence) {
+	if len(n.stale) == 0 || n.e.c.newest(n.stale[0]) != never {
+		n.unlisted.add(tenant, rollup, ev)
 	}
 }
 
@@ -241,16 +296,20 @@ func (n *unmatched) isStale(t int64) bool {
 func (n *unmatched) emit(tenant string, key []byte, verdict, reason string, ev detect.Evidence) {
 	pane := max(minPane, n.after/panesPerWindow)
 	d := n.get(n.fullKey(tenant, key), tile(ev.Time, pane, n.c.Timespan))
-	b := appendField([]byte(`{"partners":0`), "before", n.c.Before.String())
-	b = appendField(b, "after", n.c.Timespan.String())
-	b = appendField(b, "verdict", verdict)
-	if reason != "" {
-		b = appendField(b, "reason", reason)
-	}
 	d.Add(detect.Finding{
 		Count: 1, Peak: 1, First: ev.Time, Last: ev.Time, Verdict: verdict,
-		Detail: string(append(b, '}')), Evidence: []detect.Evidence{ev},
+		Detail: n.detailOf(verdict, reason), Evidence: []detect.Evidence{ev},
 	}, n.deltas.limit)
+}
+
+func (b *base) detailOf(verdict, reason string) string {
+	d := appendField([]byte(`{"partners":0`), "before", b.c.Before.String())
+	d = appendField(d, "after", b.c.Timespan.String())
+	d = appendField(d, "verdict", verdict)
+	if reason != "" {
+		d = appendField(d, "reason", reason)
+	}
+	return string(append(d, '}'))
 }
 
 // horizon reaches back to whatever took a partner that an event still waiting, or
@@ -259,7 +318,9 @@ func (n *unmatched) horizon(a int64) int64 {
 	return sub(a, n.hold+2*n.retain+int64(20*time.Minute)+int64(2*time.Minute))
 }
 
-func (n *unmatched) idle() bool { return len(n.tab) == 0 && len(n.deltas.list) == 0 }
+func (n *unmatched) idle() bool {
+	return len(n.tab) == 0 && len(n.deltas.list) == 0 && len(n.unlisted.list) == 0
+}
 
 func (n *unmatched) reset() {
 	n.tab = map[string]*joinValue{}
@@ -268,7 +329,7 @@ func (n *unmatched) reset() {
 }
 
 func (n *unmatched) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Page) {
-	return n.deltas.flush(fs, nil), ps
+	return n.unlisted.flush(n.deltas.flush(fs, nil)), ps
 }
 
 func (n *unmatched) restore(Page) error { return errMalformed }

@@ -95,6 +95,21 @@ func (e *Enricher) Digest() string { return e.digest }
 // an inventory: rules that ask for them are blind.
 func (e *Enricher) Blind() []event.Attr { return e.blind }
 
+// Warnings says in words, one a line for whoever starts the service, what cannot
+// be known for want of a database or an inventory, and what follows.
+func (e *Enricher) Warnings() []string {
+	var ws []string
+	for _, a := range e.blind {
+		if a != event.AttrFunctionEntry && a != event.AttrFunctionCaller {
+			ws = append(ws, "no address database knows "+a.String()+": rules that ask for it are blind")
+		}
+	}
+	if len(e.functions) == 0 {
+		ws = append(ws, "no function inventory: the gateway-bypass rules answer unknown")
+	}
+	return ws
+}
+
 func (e *Enricher) findBlind() []event.Attr {
 	var blind []event.Attr
 	for _, a := range []event.Attr{event.AttrSrcCountry, event.AttrSrcASN, event.AttrSrcASName} {

@@ -185,7 +185,7 @@ func TestFunction(t *testing.T) {
 		{"orders", `"type":"IAMUser","principalId":"x/operator"`, "192.0.2.1", "Invoke", "gateway", "unexpected"},
 		{"orders", role("smoke"), "192.0.2.1", "GetFunction20150331", "", ""},
 		{"auth", service("apigateway"), "apigateway.amazonaws.com", "Invoke", "gateway", "expected"},
-		{"httpauth", service("apigateway"), "apigateway.amazonaws.com", "Invoke", "unknown", "expected"},
+		{"httpauth", service("apigateway"), "apigateway.amazonaws.com", "Invoke", "http_authorizer", "expected"},
 		{"nightly", service("events"), "events.amazonaws.com", "Invoke", "event_source", "expected"},
 		{"nightly", service("apigateway"), "apigateway.amazonaws.com", "Invoke", "event_source", "unexpected"},
 		{"worker", service("sqs"), "sqs.amazonaws.com", "Invoke", "event_source", "expected"},
@@ -227,19 +227,28 @@ func TestBlind(t *testing.T) {
 	asn := writeDB(t, 4, map[string]mmdbtype.Map{"192.0.2.0/24": {"asn": mmdbtype.Uint32(64500), "as_name": mmdbtype.String("x")}})
 	geo := []event.Attr{event.AttrSrcCountry, event.AttrSrcASN, event.AttrSrcASName}
 	inv := []event.Attr{event.AttrFunctionEntry, event.AttrFunctionCaller}
+	const noInventory = "no function inventory: the gateway-bypass rules answer unknown"
+	no := func(a event.Attr) string {
+		return "no address database knows " + a.String() + ": rules that ask for it are blind"
+	}
 	tests := []struct {
-		o    enrich.Options
-		want []event.Attr
+		o        enrich.Options
+		want     []event.Attr
+		warnings []string
 	}{
-		{enrich.Options{}, append(geo, inv...)},
-		{enrich.Options{Inventory: inventory}, geo},
-		{enrich.Options{Databases: []string{country}, Inventory: inventory}, geo[1:]},
-		{enrich.Options{Databases: []string{country, asn}, Inventory: inventory}, nil},
-		{enrich.Options{Databases: []string{asn}}, append(geo[:1:1], inv...)},
+		{enrich.Options{}, append(geo, inv...), []string{no(geo[0]), no(geo[1]), no(geo[2]), noInventory}},
+		{enrich.Options{Inventory: inventory}, geo, []string{no(geo[0]), no(geo[1]), no(geo[2])}},
+		{enrich.Options{Databases: []string{country}, Inventory: inventory}, geo[1:], []string{no(geo[1]), no(geo[2])}},
+		{enrich.Options{Databases: []string{country, asn}, Inventory: inventory}, nil, nil},
+		{enrich.Options{Databases: []string{asn}}, append(geo[:1:1], inv...), []string{no(geo[0]), noInventory}},
 	}
 	for i, tt := range tests {
-		if d := cmp.Diff(tt.want, newEnricher(t, tt.o).Blind()); d != "" {
+		e := newEnricher(t, tt.o)
+		if d := cmp.Diff(tt.want, e.Blind()); d != "" {
 			t.Errorf("%d (-want +got):\n%s", i, d)
+		}
+		if d := cmp.Diff(tt.warnings, e.Warnings()); d != "" {
+			t.Errorf("%d: warnings (-want +got):\n%s", i, d)
 		}
 	}
 }

@@ -25,7 +25,7 @@ type Function struct {
 	// their access logs name its invocations.
 	Authorizers []string
 	// HTTPAuthorizer marks an authorizer of HTTP APIs, whose access logs cannot
-	// name its invocations: its entry point is unknown.
+	// name its invocations: nothing is said of calls past the gateway.
 	HTTPAuthorizer bool
 	// Services call it through the Lambda API: "events", "scheduler", "s3" or
 	// "events.amazonaws.com" …
@@ -42,6 +42,7 @@ var (
 	entryGateway = []byte("gateway")
 	entryEvents  = []byte("event_source")
 	entryDirect  = []byte("direct")
+	entryHTTP    = []byte("http_authorizer")
 	expected     = []byte("expected")
 	unexpected   = []byte("unexpected")
 	unknown      = []byte("unknown")
@@ -92,7 +93,7 @@ func (f Function) compile() (*function, error) {
 	gateway := len(f.Gateways)+len(f.Authorizers) > 0
 	switch {
 	case f.HTTPAuthorizer:
-		c.entry = unknown
+		c.entry = entryHTTP
 	case len(f.Services)+len(f.EventSources) > 0:
 		c.entry = entryEvents
 	case gateway:

@@ -52,7 +52,7 @@ func (c *compiler) feed(r *rule.Rule, ref int) feed {
 		return c.fieldOf(f, route)
 	}
 	f := feed{rule: r, ref: uint8(ref), implicit: cor.Implicit, label: -1, number: -1}
-	if cor.Type != rule.Unmatched || ref == 0 {
+	if cor.Type != rule.Unmatched || cor.IsLeft(ref) {
 		for _, name := range cor.GroupBy {
 			f.group = append(f.group, resolve(name))
 		}
@@ -81,7 +81,7 @@ func (c *compiler) feed(r *rule.Rule, ref int) feed {
 // An event that lacks a group-by value contributes nothing, but to the implicit
 // correlation of a single-event rule, where the value is empty. Of several
 // values the first is taken. For vedette.unmatched there is one observation for
-// each distinct join value, keyed by it; the left side's label is the roll-up
+// each distinct join value, keyed by it; a left side's label is the roll-up
 // key, in which a value that is lacking is empty too.
 func (m *Matcher) Observe(ev *event.Event, tenant string, ptr detect.Pointer, stamp int64, sink Sink) {
 	m.hits = m.Match(ev, m.hits[:0])

@@ -205,6 +205,18 @@ func TestObserve(t *testing.T) {
 			},
 		},
 		{
+			"unmatched or unknown",
+			[]string{
+				raw("A", "{eventName: put}"), raw("B", "{eventSource: s3}"), raw("U", "{eventName: get}"),
+				correlation("C", "{type: vedette.unmatched, rules: [A, U, B], group-by: [x], timespan: 5m, vedette: {unknown: [U], join: {A: [requestID], B: [requestID], U: [requestID]}}}"),
+			},
+			`,"x":"k","requestID":"r1"`,
+			[]observed{
+				{Rule: "C", Key: "r1", Ref: 2},
+				{Rule: "C", Key: "r1", Ref: 1, Label: packKey("k")},
+			},
+		},
+		{
 			"category",
 			[]string{
 				normal("A", "api_activity", "{api.operation: get}"),

@@ -3,6 +3,7 @@ package rule
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -331,7 +332,7 @@ func (c *Correlation) String() string {
 		b.WriteString(c.baselineSummary())
 	case Unmatched:
 		fmt.Fprintf(&b, "%s without %s from %s before to %s after it",
-			titles(c.Rules[:1], ""), titles(c.Rules[1:], " or "), shortDuration(c.Before), shortDuration(c.Timespan))
+			titles(c.Rules[:1], ""), titles(c.Partners(), " or "), shortDuration(c.Before), shortDuration(c.Timespan))
 	}
 	if len(c.GroupBy) > 0 {
 		b.WriteString(" per " + strings.Join(c.GroupBy, ", "))
@@ -407,6 +408,25 @@ func (c *Correlation) JoinFields(ref int) []string {
 		}
 	}
 	return nil
+}
+
+// IsUnknown reports whether Rules[ref] is one of those that Unknown names.
+func (c *Correlation) IsUnknown(ref int) bool {
+	return slices.ContainsFunc(c.Unknown, c.Rules[ref].isCalled)
+}
+
+// IsLeft reports, for unmatched, whether events of Rules[ref] want a partner.
+func (c *Correlation) IsLeft(ref int) bool { return ref == 0 || c.IsUnknown(ref) }
+
+// Partners are, for unmatched, the rules of the right side.
+func (c *Correlation) Partners() []*Rule {
+	var right []*Rule
+	for ref, r := range c.Rules {
+		if !c.IsLeft(ref) {
+			right = append(right, r)
+		}
+	}
+	return right
 }
 
 // isCalled reports whether a rule file may refer to r by this name.

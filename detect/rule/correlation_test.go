@@ -127,6 +127,25 @@ func TestCorrelations(t *testing.T) {
 	}
 }
 
+func TestUnknownSide(t *testing.T) {
+	third := "---\ntitle: Third\nid: id-d\nname: d\nlogsource: {product: vedette, service: aws.lambda}\ndetection: {s: {function.phase: report}, condition: s}\n"
+	section := "type: vedette.unmatched\nrules: [a, d, b]\ngroup-by: [function.name]\ntimespan: 15m\n" +
+		"vedette: {join: {a: [trace.uid], b: [trace.uid], d: [function.request_id]}"
+	r := mustParse(t, correlate(section+", unknown: [id-d]}")+third).Rules[2]
+	if diff := cmp.Diff([]string{"id-d"}, r.Correlation.Unknown); diff != "" {
+		t.Errorf("unknown (-want +got)\n%s", diff)
+	}
+	if got, want := r.Summary(), `"Alpha" without "Beta" from 1m before to 15m after it per function.name`; got != want {
+		t.Errorf("summary\ngot  %s\nwant %s", got, want)
+	}
+	if ps := r.Correlation.Partners(); len(ps) != 1 || ps[0].Title != "Beta" {
+		t.Errorf("partners %+v", ps)
+	}
+	if without := mustParse(t, correlate(section+"}")+third).Rules[2]; without.Version == r.Version {
+		t.Error("the version does not tell what is unknown")
+	}
+}
+
 func TestFieldsOfReferredRules(t *testing.T) {
 	set := mustParse(t, correlate("type: temporal\nrules: [a, id-b]\ngroup-by: [request, outcome]\ntimespan: 1m\n"+
 		"aliases: {request: {Alpha: function.request_id, b: trace.uid}}"))
@@ -192,6 +211,9 @@ func TestRefusedCorrelations(t *testing.T) {
 		{"baseline nothing", "type: vedette.baseline\nrules: [a, b]\ntimespan: 5m\nvedette: {measure: ratio, min_buckets: 0}", "min_volume and min_buckets have to be at least 1"},
 		{"unmatched without join", "type: vedette.unmatched\nrules: [a, b]\ntimespan: 5m\nvedette: {before: 1m}", "vedette: want join"},
 		{"unmatched half joined", "type: vedette.unmatched\nrules: [a, b]\ntimespan: 5m\nvedette: {join: {a: [trace.uid]}}", `join: want the fields of "Beta" whose values join`},
+		{"unmatched and unknown stranger", "type: vedette.unmatched\nrules: [a, b]\ntimespan: 5m\nvedette: {join: {a: [trace.uid], b: [trace.uid]}, unknown: [x]}", `unknown: "x" is none of the correlation's rules`},
+		{"unmatched and unknown first", "type: vedette.unmatched\nrules: [a, b]\ntimespan: 5m\nvedette: {join: {a: [trace.uid], b: [trace.uid]}, unknown: [Alpha]}", `unknown: "Alpha" is the first of the rules`},
+		{"unmatched without right side", "type: vedette.unmatched\nrules: [a, b]\ntimespan: 5m\nvedette: {join: {a: [trace.uid], b: [trace.uid]}, unknown: [b]}", "want at least one rule that is not named there"},
 		{"unmatched of one", "type: vedette.unmatched\nrules: [a]\ntimespan: 5m\nvedette: {join: {a: [trace.uid]}}", "vedette.unmatched wants at least two rules"},
 		{"unmatched attribute", "type: vedette.unmatched\nrules: [a, b]\ntimespan: 5m\nvedette: {join: {a: [trace.uid], b: [requestID]}}", `requestID: the normalised event, which "Beta" reads, has no such attribute`},
 		{"unmatched condition", "type: vedette.unmatched\nrules: [a, b]\ntimespan: 5m\ncondition: {gte: 1}\nvedette: {join: {a: [trace.uid], b: [trace.uid]}}", "vedette.unmatched has none"},

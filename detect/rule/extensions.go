@@ -172,7 +172,11 @@ func (c *Correlation) completeUnmatched(n, condition, own *yaml.Node, rules int)
 		}
 		return nil
 	}}
-	if err := readParameters(own, durationParameter("before", &c.Before), durationParameter("hold", &c.Hold), join); err != nil {
+	unknown := parameter{"unknown", func(n *yaml.Node) (err error) {
+		c.Unknown, err = texts(n, "unknown")
+		return err
+	}}
+	if err := readParameters(own, durationParameter("before", &c.Before), durationParameter("hold", &c.Hold), join, unknown); err != nil {
 		return err
 	}
 	if len(c.Join) == 0 {

@@ -196,7 +196,16 @@ func (rs *resolver) names(d *document) error {
 	if err := check("join", sortedKeys(c.Join)); err != nil {
 		return err
 	}
+	if err := check("unknown", c.Unknown); err != nil {
+		return err
+	}
 	if c.Type == Unmatched {
+		if c.IsUnknown(0) {
+			return atLine(d.line, "unknown: %q is the first of the rules, whose events are judged", c.Rules[0].Title)
+		}
+		if len(c.Partners()) == 0 {
+			return atLine(d.line, "unknown: want at least one rule that is not named there, where a partner may be")
+		}
 		for i, r := range c.Rules {
 			if c.JoinFields(i) == nil {
 				return atLine(d.line, "join: want the fields of %q whose values join", r.Title)
@@ -211,7 +220,7 @@ func (rs *resolver) fields(d *document) error {
 	c := d.rule.Correlation
 	for ref, r := range c.Rules {
 		var read []string
-		if c.Type != Unmatched || ref == 0 {
+		if c.Type != Unmatched || c.IsLeft(ref) {
 			read = append(read, c.GroupBy...)
 		}
 		if c.Field != "" {
@@ -254,6 +263,9 @@ func (rs *resolver) correlationMeaning(c *Correlation) string {
 		c.Factor, c.Deviations, c.Floor, c.Before, c.Hold)
 	for i, r := range c.Rules {
 		fmt.Fprintf(&b, " [%s %q", rs.meaning[r], c.JoinFields(i))
+		if c.IsUnknown(i) {
+			b.WriteString(" unknown")
+		}
 		for _, alias := range sortedKeys(c.Aliases) {
 			f, _ := c.FieldOf(i, alias)
 			fmt.Fprintf(&b, " %q=%q", alias, f)

@@ -61,6 +61,10 @@
 //	  vedette: {before: 1m, hold: 2h,
 //	            join: {invoked: [function.request_id], gateway: [gateway.integration_request_id]}}
 //
+// An unmatched correlation may name further rules of the left side as unknown:
+// [RULE, …]. Their events want a partner too, but for lack of one the verdict is
+// only "unknown", one finding a tenant and day.
+//
 // The defaults are learning 7d (baseline 3d), forget 90d, min_volume 20,
 // min_buckets 48, factor 4, deviations 6, floor 0, before 1m and hold 2h.
 package rule
@@ -168,6 +172,9 @@ type Correlation struct {
 	Join   map[string][]string // rule name → fields whose values join; any of them
 	Before time.Duration
 	Hold   time.Duration // judged unknown if the right side has not settled after this
+	// Unknown names rules of the left side too, for whose events nobody has said
+	// that they must have a partner: without one they are unknown, never a bypass.
+	Unknown []string
 
 	// Implicit marks the event_count ≥ 1 that a standalone detection is given.
 	Implicit bool
