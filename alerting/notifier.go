@@ -115,12 +115,3 @@ type Receiver struct {
 	MinSeverity detect.Level
 	Notifier    Notifier
 }
-
-// ForIncidents lists the receivers as the assembler and the desk want them.
-func ForIncidents(rs []Receiver) []incident.Receiver {
-	out := make([]incident.Receiver, len(rs))
-	for i, r := range rs {
-		out[i] = incident.Receiver{Name: r.Name, MinSeverity: r.MinSeverity}
-	}
-	return out
-}

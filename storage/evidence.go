@@ -30,8 +30,8 @@ func appendEvidence(dst []byte, evidence []detect.Evidence) []byte {
 // minEvidence is the least number of bytes a piece takes.
 const minEvidence = 1 + 1 + 1 + 4 + 1 + 8
 
-// decodeEvidence undoes appendEvidence; no bytes are no evidence.
-func decodeEvidence(b []byte) ([]detect.Evidence, error) {
+// DecodeEvidence reads a finding's evidence from its row; no bytes are no evidence.
+func DecodeEvidence(b []byte) ([]detect.Evidence, error) {
 	if len(b) == 0 {
 		return nil, nil
 	}

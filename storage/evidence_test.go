@@ -30,7 +30,7 @@ func TestEvidenceSurvivesItsEncoding(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := rapid.SliceOfN(piece, 0, 20).Draw(t, "evidence")
 		b := appendEvidence(nil, want)
-		got, err := decodeEvidence(b)
+		got, err := DecodeEvidence(b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,11 +38,11 @@ func TestEvidenceSurvivesItsEncoding(t *testing.T) {
 			t.Fatal(d)
 		}
 		for n := 1; n < len(b); n++ {
-			if _, err := decodeEvidence(b[:n]); err == nil {
+			if _, err := DecodeEvidence(b[:n]); err == nil {
 				t.Fatalf("%d of %d bytes were enough", n, len(b))
 			}
 		}
-		if _, err := decodeEvidence(append(b, 0)); err == nil {
+		if _, err := DecodeEvidence(append(b, 0)); err == nil {
 			t.Fatal("a byte too many was taken")
 		}
 	})
@@ -54,12 +54,12 @@ func FuzzDecodeEvidence(f *testing.F) {
 	f.Add([]byte{evidenceFormat, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Add(appendEvidence(nil, []detect.Evidence{{Time: 1}, {Time: 2, IDHash: 3}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := decodeEvidence(b)
+		got, err := DecodeEvidence(b)
 		if err != nil || len(b) == 0 {
 			return
 		}
 		// Numbers may be written longer than they need be; what they say is kept.
-		again, err := decodeEvidence(appendEvidence(nil, got))
+		again, err := DecodeEvidence(appendEvidence(nil, got))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -88,7 +88,7 @@ func findingOf(r dbsqlc.LockFindingsRow) (detect.Finding, error) {
 	}
 	copy(f.ID[:], r.ID)
 	var err error
-	if f.Evidence, err = decodeEvidence(r.Evidence); err != nil {
+	if f.Evidence, err = DecodeEvidence(r.Evidence); err != nil {
 		return f, fmt.Errorf("finding %s: %w", f.ID, err)
 	}
 	return f, nil
@@ -97,33 +97,4 @@ func findingOf(r dbsqlc.LockFindingsRow) (detect.Finding, error) {
 func same(r dbsqlc.LockFindingsRow, f *detect.Finding, evidence []byte) bool {
 	return r.Count == f.Count && r.Peak == f.Peak && r.FirstTime == f.First && r.LastTime == f.Last &&
 		r.Detail == f.Detail && r.Verdict == f.Verdict && bytes.Equal(r.Evidence, evidence)
-}
-
-// EachFinding calls f with every finding as committed, in the order of tenant and
-// id, a page at a time. It stops at the first error and returns it.
-func (db *DB) EachFinding(ctx context.Context, f func(detect.Finding) error) error {
-	after := dbsqlc.FindingsAfterParams{Tenant: "", ID: []byte{}, PageSize: 1000}
-	for {
-		var rows []dbsqlc.FindingsAfterRow
-		err := db.retry(ctx, "findings", func() (err error) {
-			rows, err = db.q.FindingsAfter(ctx, after)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("read findings: %w", err)
-		}
-		for _, r := range rows {
-			fd, err := findingOf(dbsqlc.LockFindingsRow(r))
-			if err != nil {
-				return err
-			}
-			if err := f(fd); err != nil {
-				return err
-			}
-			after.Tenant, after.ID = r.Tenant, r.ID
-		}
-		if len(rows) < int(after.PageSize) {
-			return nil
-		}
-	}
 }

@@ -50,20 +50,6 @@ func (db *DB) FirstGeneration(ctx context.Context) (digest string, content []byt
 	return r.Digest, r.Content, nil
 }
 
-// LatestGeneration returns the generation that was stored last, or ErrNotFound.
-// Which one is in force where is for the control records on vedette.logs to say.
-func (db *DB) LatestGeneration(ctx context.Context) (digest string, content []byte, err error) {
-	var r dbsqlc.LatestGenerationRow
-	err = db.retry(ctx, "latest_generation", func() (err error) {
-		r, err = db.q.LatestGeneration(ctx)
-		return err
-	})
-	if err != nil {
-		return "", nil, fmt.Errorf("read the latest generation: %w", notFound(err))
-	}
-	return r.Digest, r.Content, nil
-}
-
 // PutRuleVersions stores what the rules say, for the findings that will refer to
 // them. The words of a version that is there are brought up to date.
 func (db *DB) PutRuleVersions(ctx context.Context, rules []*rule.Rule) error {

@@ -91,7 +91,7 @@ func (db *DB) MissingEvidence(ctx context.Context, shard int32, limit int) (inci
 		return b, err
 	}
 	for _, r := range rows {
-		evidence, err := decodeEvidence(r.Evidence)
+		evidence, err := DecodeEvidence(r.Evidence)
 		if err != nil {
 			// It will not get better by being read again: the finding goes without.
 			db.log.Error("evidence of a finding cannot be read", "finding", fmt.Sprintf("%x", r.ID), "err", err)
@@ -197,7 +197,7 @@ func (db *DB) dropEvidence(ctx context.Context, q *dbsqlc.Queries, recs []incide
 		return fmt.Errorf("read evidence of findings: %w", err)
 	}
 	for _, r := range rows {
-		evidence, err := decodeEvidence(r.Evidence)
+		evidence, err := DecodeEvidence(r.Evidence)
 		if err != nil {
 			return err
 		}

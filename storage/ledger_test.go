@@ -59,19 +59,11 @@ func finding(n int) detect.Finding {
 // findings reads the table by itself.
 func findings(t testing.TB, db *storage.DB) []detect.Finding {
 	t.Helper()
-	fs, err := allFindings(db)
+	fs, err := pgtest.Findings(context.Background(), db)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return fs
-}
-
-func allFindings(db *storage.DB) (fs []detect.Finding, err error) {
-	err = db.EachFinding(context.Background(), func(f detect.Finding) error {
-		fs = append(fs, f)
-		return nil
-	})
-	return fs, err
 }
 
 func TestAcquireWithoutLayout(t *testing.T) {
@@ -285,7 +277,7 @@ func TestLedgersAgree(t *testing.T) {
 				}
 			},
 			"": func(rt *rapid.T) {
-				got, err := allFindings(db)
+				got, err := pgtest.Findings(context.Background(), db)
 				if err != nil {
 					rt.Fatal(err)
 				}

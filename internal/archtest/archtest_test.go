@@ -102,7 +102,7 @@ var houses = []struct {
 	},
 	{"storage/localpg", nil, "it runs a Postgres for whoever needs one"},
 	{"storage/dbsqlc", nil, "generated queries know the schema only"},
-	{"storage/pgtest", []string{"storage", "storage/localpg", "migrations"}, "it makes test databases"},
+	{"storage/pgtest", []string{"storage", "storage/localpg", "migrations", "detect"}, "it makes test databases, and reads what is in them"},
 	{"migrations", nil, "the schema is files"},
 	{"config", []string{"event", "secret"}, "what is configured is checked before anything starts, so it depends on nothing that runs"},
 	{"simulate", []string{"event", "detect/enrich"}, "simulated logs must not be shaped by what detection looks for"},

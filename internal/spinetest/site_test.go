@@ -15,11 +15,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/incident"
 	"github.com/vedette-sec/vedette/storage"
+	"github.com/vedette-sec/vedette/storage/pgtest"
 	"github.com/vedette-sec/vedette/stream"
 )
 
@@ -386,20 +386,20 @@ func (s *site) effects(ctx context.Context, db *storage.DB, c *stream.Client) (m
 	if err != nil {
 		return nil, err
 	}
-	err = db.EachFinding(ctx, func(f detect.Finding) error {
+	findings, err := pgtest.Findings(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range findings {
 		for i := range f.Evidence {
 			e := &f.Evidence[i]
 			at, ok := d[place{e.Source.Partition, e.Offset}]
 			if !ok {
-				return fmt.Errorf("finding %s points at offset %d of %d, where nothing is", f.ID, e.Offset, e.Source.Partition)
+				return nil, fmt.Errorf("finding %s points at offset %d of %d, where nothing is", f.ID, e.Offset, e.Source.Partition)
 			}
 			e.Source.Partition, e.Offset = at.partition, at.offset
 		}
 		all["finding"] = append(all["finding"], fmt.Sprintf("%+v", f))
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
 	for what, query := range map[string]string{
 		"profile": `SELECT concat_ws(' ', layout, partition, rule_version, page, encode(data, 'hex')) FROM profile`,

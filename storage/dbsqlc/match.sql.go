@@ -102,22 +102,6 @@ func (q *Queries) InsertGeneration(ctx context.Context, arg InsertGenerationPara
 	return err
 }
 
-const latestGeneration = `-- name: LatestGeneration :one
-SELECT digest, content FROM generation ORDER BY seq DESC LIMIT 1
-`
-
-type LatestGenerationRow struct {
-	Digest  string
-	Content []byte
-}
-
-func (q *Queries) LatestGeneration(ctx context.Context) (LatestGenerationRow, error) {
-	row := q.db.QueryRow(ctx, latestGeneration)
-	var i LatestGenerationRow
-	err := row.Scan(&i.Digest, &i.Content)
-	return i, err
-}
-
 const saveSource = `-- name: SaveSource :execrows
 UPDATE source_position
 SET next = $1::bigint, generation = $2, state = $3, clock = $4::bigint, saved_at = now(),

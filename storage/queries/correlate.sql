@@ -71,11 +71,3 @@ FROM (
         unnest(@verdicts::text[]) AS verdict, unnest(@evidence::bytea[]) AS evidence
 ) d
 WHERE f.tenant = d.tenant AND f.id = d.id;
-
--- name: FindingsAfter :many
-SELECT f.tenant, f.id, f.rule_version, f.key, f.tile, f.merge, f.count, f.peak, f.first_time, f.last_time,
-    f.detail, f.verdict, f.evidence
-FROM finding f
-WHERE (f.tenant, f.id) > (@tenant::text, @id::bytea)
-ORDER BY f.tenant, f.id
-LIMIT @page_size;

@@ -27,9 +27,6 @@ SELECT content FROM generation WHERE digest = @digest;
 -- name: FirstGeneration :one
 SELECT digest, content FROM generation ORDER BY seq LIMIT 1;
 
--- name: LatestGeneration :one
-SELECT digest, content FROM generation ORDER BY seq DESC LIMIT 1;
-
 -- name: PutRuleVersion :batchexec
 INSERT INTO rule_version (version, rule_id, title, level, author, license, description,
     rule_references, tags, false_positives, group_by, summary)
