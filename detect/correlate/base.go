@@ -93,7 +93,7 @@ func (b *base) other(tenant string) []byte {
 	return b.fullKey(tenant, k)
 }
 
-func (b *base) hash(full []byte) uint64 { return maphash.Bytes(b.seed, full) }
+func (b *base) hash(full []byte) uint32 { return uint32(maphash.Bytes(b.seed, full)) }
 
 // tile gives the start of the tile that t is in: the window, at least an hour,
 // rounded up to panes, counted from the epoch.

@@ -121,9 +121,12 @@ func (w *windowed) collect(q int64, ts [3]*table, slots [3]uint32) bool {
 			p := &ps[i]
 			at := p.q - from
 			w.counts[at] += t.total(p)
-			w.mask[at] |= p.refs
 			w.recs[at][k] = p
-			mask |= p.refs
+			if w.byRef {
+				refs := t.refs(p)
+				w.mask[at] |= refs
+				mask |= refs
+			}
 			cold = cold || !p.hot || p.done < p.n
 		}
 	}
@@ -198,9 +201,8 @@ func (w *windowed) measureLabels() {
 				continue
 			}
 			for i := p.head; i != 0; {
-				e := w.in[k].entries.at(i - 1)
-				w.pairs = append(w.pairs, labelAt{e.aux, int32(at)})
-				i = e.next
+				w.pairs = append(w.pairs, labelAt{*w.in[k].aux.at(i - 1), int32(at)})
+				i = w.in[k].entries.at(i - 1).next
 			}
 		}
 	}
@@ -249,7 +251,7 @@ func (w *windowed) measureOrdered() {
 			}
 			for i := p.head; i != 0; {
 				e := w.in[k].entries.at(i - 1)
-				w.events = append(w.events, orderedEvent{e.time, e.id, int32(at), e.ref})
+				w.events = append(w.events, orderedEvent{w.timeOf(p.q, e), e.id, int32(at), e.ref()})
 				i = e.next
 			}
 		}

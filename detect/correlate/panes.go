@@ -6,23 +6,41 @@ import (
 	"github.com/vedette-sec/vedette/detect"
 )
 
-// entry is one distinct event of a key.
+// entry is one distinct event of a key. There are as many as events, so it is
+// packed; what a value_count or a temporal rule needs beside it is in table.aux.
 type entry struct {
-	time   int64
-	id     uint64
-	aux    uint64 // hash of the label, for value_count
-	offset int64
-	crc    uint32
-	next   uint32 // 1 + the entry before it in its pane
-	src    uint16 // index of the source
-	ref    uint8
-	echo   bool // the event stands in the pane already, under another ref
+	at    uint64 // ns from its pane's start << 16 | index of the source
+	id    uint64
+	where uint64 // offset << 8 | echo << 7 | ref
+	crc   uint32
+	next  uint32 // 1 + the entry before it in its pane
 }
+
+// maxPane is the longest pane, in ns, that an entry's time fits into.
+const maxPane = 1<<48 - 1
+
+const echoBit = 1 << 7 // the event stands in the pane already, under another ref
+
+func (w *windowed) pack(o *detect.Observation, q int64, src int, echo bool) entry {
+	e := entry{at: uint64(o.Time-q*w.pane)<<16 | uint64(uint16(src)), id: o.IDHash, crc: o.CRC}
+	e.where = uint64(o.Offset)<<8 | uint64(o.Ref&63)
+	if echo {
+		e.where |= echoBit
+	}
+	return e
+}
+
+// timeOf is the time of an entry of pane q.
+func (w *windowed) timeOf(q int64, e *entry) int64 { return q*w.pane + int64(e.at>>16) }
+
+func (e *entry) ref() uint8    { return uint8(e.where & 63) }
+func (e *entry) echo() bool    { return e.where&echoBit != 0 }
+func (e *entry) source() int   { return int(uint16(e.at)) }
+func (e *entry) offset() int64 { return int64(e.where >> 8) }
 
 // pane is a key's events in one pane of one generation.
 type pane struct {
 	q    int64  // event time / pane
-	refs uint64 // bit set of the refs seen
 	n    uint32 // entries
 	done uint32 // of them counted in a finding
 	head uint32 // 1 + the latest entry
@@ -30,12 +48,14 @@ type pane struct {
 	hot  bool
 }
 
-// keySlot is a key in one generation: its panes, sorted.
+// keySlot is a key in one generation: its panes, sorted, in a run of their class.
 type keySlot struct {
-	run    run
+	num    uint32 // of the run
 	n      uint32 // panes in use
 	events uint32
 }
+
+func (s *keySlot) run() run { return run{s.num, classOf(s.n)} }
 
 // sketch estimates distinct events past the bound. What a flood must not hide is
 // kept exactly beyond it, to a bound of its own: events of other refs, and labels
@@ -56,6 +76,7 @@ type table struct {
 	slots   slab[keySlot]
 	panes   paneSlab
 	entries slab[entry]
+	aux     slab[uint64] // beside entries: for value_count the hash of the label, for temporal the refs in the pane up to it
 	ids     idTable
 	over    []*sketch
 }
@@ -64,16 +85,16 @@ type table struct {
 // are indexed.
 const walk = 16
 
-func (t *table) slot(hash uint64, key []byte) uint32 {
+func (t *table) slot(hash uint32, key []byte) uint32 {
 	slot := t.keys.add(hash, key)
 	_, s := t.slots.add()
-	s.run = t.panes.alloc(0)
+	s.num = t.panes.alloc(0).num
 	return slot
 }
 
 func (t *table) of(slot uint32) []pane {
 	s := t.slots.at(slot)
-	return t.panes.panes(s.run)[:s.n]
+	return t.panes.panes(s.run())[:s.n]
 }
 
 // search finds the first pane at or after q.
@@ -105,17 +126,17 @@ func (t *table) pane(slot uint32, q int64) *pane {
 // next makePane of the table.
 func (t *table) makePane(slot uint32, q int64) (p *pane, made bool) {
 	s := t.slots.at(slot)
-	all := t.panes.panes(s.run)
+	all := t.panes.panes(s.run())
 	i := search(all[:s.n], q)
 	if i < int(s.n) && all[i].q == q {
 		return &all[i], false
 	}
 	if int(s.n) == len(all) {
-		bigger := t.panes.alloc(s.run.class + 1)
+		bigger := t.panes.alloc(classOf(s.n + 1))
 		to := t.panes.panes(bigger)
 		copy(to, all)
-		t.panes.release(s.run)
-		s.run, all = bigger, to
+		t.panes.release(s.run())
+		s.num, all = bigger.num, to
 	}
 	copy(all[i+1:s.n+1], all[i:s.n])
 	all[i] = pane{q: q}
@@ -132,14 +153,23 @@ func (w *windowed) find(t *table, slot uint32, p *pane, o *detect.Observation, d
 		}
 		return nil
 	}
+	time := uint64(o.Time - p.q*w.pane)
 	for i := p.head; i != 0; {
 		e := t.entries.at(i - 1)
-		if e.time == o.Time && e.id == o.IDHash && w.discOf(e) == disc {
+		if e.id == o.IDHash && e.at>>16 == time && w.discOf(t, i-1) == disc {
 			return e
 		}
 		i = e.next
 	}
 	return nil
+}
+
+// refs is the bit set of the refs in a pane.
+func (t *table) refs(p *pane) uint64 {
+	if p.head == 0 {
+		return 0
+	}
+	return *t.aux.at(p.head - 1)
 }
 
 // hasLabel reports whether an event of the pane has the label.
@@ -149,11 +179,10 @@ func (w *windowed) hasLabel(t *table, slot uint32, p *pane, label uint64) bool {
 		return ok
 	}
 	for i := p.head; i != 0; {
-		e := t.entries.at(i - 1)
-		if e.aux == label {
+		if *t.aux.at(i - 1) == label {
 			return true
 		}
-		i = e.next
+		i = t.entries.at(i - 1).next
 	}
 	return false
 }
@@ -171,31 +200,35 @@ func (w *windowed) insert(t *table, slot uint32, p *pane, o *detect.Observation,
 			return
 		}
 	}
+	if w.byRef {
+		aux = t.refs(p) | 1<<(o.Ref&63)
+	}
 	i, e := t.entries.add()
-	*e = entry{
-		time: o.Time, id: o.IDHash, aux: aux, offset: o.Offset, crc: o.CRC,
-		next: p.head, src: uint16(src), ref: o.Ref, echo: echo,
+	*e = w.pack(o, p.q, src, echo)
+	e.next = p.head
+	if w.labels || w.byRef {
+		_, a := t.aux.add()
+		*a = aux
 	}
 	p.head = i + 1
 	p.n++
-	p.refs |= 1 << (o.Ref & 63)
 	s.events++
 	switch {
 	case p.n == walk+1:
 		for j := p.head; j != 0; {
-			e := t.entries.at(j - 1)
-			w.indexEntry(t, slot, p, e, j-1)
-			j = e.next
+			w.indexEntry(t, slot, p, j-1)
+			j = t.entries.at(j - 1).next
 		}
 	case p.n > walk:
-		w.indexEntry(t, slot, p, e, i)
+		w.indexEntry(t, slot, p, i)
 	}
 }
 
-func (w *windowed) indexEntry(t *table, slot uint32, p *pane, e *entry, i uint32) {
-	t.ids.add(mix(w.salt^w.discOf(e), uint64(slot), uint64(e.time), e.id), i)
+func (w *windowed) indexEntry(t *table, slot uint32, p *pane, i uint32) {
+	e := t.entries.at(i)
+	t.ids.add(mix(w.salt^w.discOf(t, i), uint64(slot), uint64(w.timeOf(p.q, e)), e.id), i)
 	if w.labels {
-		if fp := mix(w.salt+1, uint64(slot), uint64(p.q), e.aux); !t.ids.has(fp) {
+		if fp := mix(w.salt+1, uint64(slot), uint64(p.q), *t.aux.at(i)); !t.ids.has(fp) {
 			t.ids.add(fp, i)
 		}
 	}
@@ -213,7 +246,7 @@ func (w *windowed) sketch(t *table, p *pane) *sketch {
 	if w.byRef {
 		for i := p.head; i != 0; {
 			e := t.entries.at(i - 1)
-			s.kept[e.ref&63]++
+			s.kept[e.ref()]++
 			i = e.next
 		}
 	}

@@ -2,8 +2,10 @@ package correlate
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/bits"
-	"slices"
+
+	"github.com/vedette-sec/vedette/detect"
 )
 
 const chunkBits = 10
@@ -42,30 +44,36 @@ type keyTable struct {
 }
 
 type keyRef struct {
-	hash   uint64
-	chunk  uint32
-	off, n uint16 // within chunk
+	hash uint32
+	at   uint32 // chunk of the arena << chunkSize | place within it
 }
 
-// arenaChunk bounds what off can address; longer keys get a chunk of their own.
-const arenaChunk = 1 << 15
+// A chunk of the arena holds keys, each behind its length. A longer key gets a
+// chunk of its own.
+const (
+	chunkSize  = 15 // bits
+	arenaChunk = 1 << chunkSize
+	maxChunks  = 1 << (32 - chunkSize)
+)
 
 func (t *keyTable) len() int { return int(t.refs.n) }
 
+// full reports whether there is no room for another key, whatever their number:
+// they are very long.
+func (t *keyTable) full() bool { return len(t.arena) >= maxChunks-1 }
+
 func (t *keyTable) key(slot uint32) []byte {
-	r := t.refs.at(slot)
-	c := t.arena[r.chunk]
-	if r.n == 0 { // a chunk of its own: no key is empty
-		return c
-	}
-	return c[r.off : uint32(r.off)+uint32(r.n)]
+	at := t.refs.at(slot).at
+	c := t.arena[at>>chunkSize][at&(arenaChunk-1):]
+	n, w := binary.Uvarint(c)
+	return c[w : w+int(n)]
 }
 
-func (t *keyTable) find(hash uint64, key []byte) (uint32, bool) {
+func (t *keyTable) find(hash uint32, key []byte) (uint32, bool) {
 	if len(t.index) == 0 {
 		return 0, false
 	}
-	mask := uint64(len(t.index) - 1)
+	mask := uint32(len(t.index) - 1)
 	for i := hash & mask; t.index[i] != 0; i = (i + 1) & mask {
 		slot := t.index[i] - 1
 		if t.refs.at(slot).hash == hash && bytes.Equal(t.key(slot), key) {
@@ -76,7 +84,7 @@ func (t *keyTable) find(hash uint64, key []byte) (uint32, bool) {
 }
 
 // add adds a key that find did not find.
-func (t *keyTable) add(hash uint64, key []byte) uint32 {
+func (t *keyTable) add(hash uint32, key []byte) uint32 {
 	if 4*(t.len()+1) > 3*len(t.index) {
 		t.grow()
 	}
@@ -89,25 +97,21 @@ func (t *keyTable) add(hash uint64, key []byte) uint32 {
 
 func (t *keyTable) store(r *keyRef, key []byte) {
 	last := len(t.arena) - 1
-	if len(key) >= arenaChunk {
-		t.arena = append(t.arena, slices.Clip(bytes.Clone(key)))
-		r.chunk, r.off, r.n = uint32(last+1), 0, 0
-		return
-	}
-	if last < 0 || len(t.arena[last])+len(key) > cap(t.arena[last]) {
+	need := len(key) + binary.MaxVarintLen32
+	if last < 0 || len(t.arena[last])+need > cap(t.arena[last]) {
 		size := arenaChunk
 		if last < 6 {
-			size = max(256<<(last+1), len(key))
+			size = 256 << (last + 1)
 		}
-		t.arena = append(t.arena, make([]byte, 0, size))
+		t.arena = append(t.arena, make([]byte, 0, max(size, need)))
 		last++
 	}
-	r.chunk, r.off, r.n = uint32(last), uint16(len(t.arena[last])), uint16(len(key))
-	t.arena[last] = append(t.arena[last], key...)
+	r.at = uint32(last)<<chunkSize | uint32(len(t.arena[last]))
+	t.arena[last] = detect.AppendKey(t.arena[last], key)
 }
 
-func (t *keyTable) place(hash uint64, slot uint32) {
-	mask := uint64(len(t.index) - 1)
+func (t *keyTable) place(hash, slot uint32) {
+	mask := uint32(len(t.index) - 1)
 	i := hash & mask
 	for t.index[i] != 0 {
 		i = (i + 1) & mask
@@ -193,6 +197,9 @@ type run struct {
 	num   uint32
 	class uint8
 }
+
+// classOf is the class of the smallest run that holds n panes.
+func classOf(n uint32) uint8 { return uint8(bits.Len32(max(n, 1) - 1)) }
 
 // perChunk is how many runs of a class share an array.
 func perChunk(class uint8) uint32 {

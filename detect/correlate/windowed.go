@@ -67,6 +67,9 @@ type dueJudge struct {
 func newWindowed(b *base) (*windowed, error) {
 	w := &windowed{base: b, op: b.c.Op, value: b.c.Value}
 	w.pane = max(minPane, (int64(b.c.Timespan)+panesPerWindow-1)/panesPerWindow)
+	if w.pane > maxPane {
+		return nil, fmt.Errorf("timespan %s: at most %s can be held", b.c.Timespan, time.Duration(maxPane)*panesPerWindow)
+	}
 	w.m = int((int64(b.c.Timespan) + w.pane - 1) / w.pane)
 	w.salt = maphash.String(b.seed, "salt")
 	switch b.c.Type {
@@ -100,23 +103,26 @@ func newWindowed(b *base) (*windowed, error) {
 // by ref where each rule counts.
 func (w *windowed) disc(o *detect.Observation, aux uint64) uint64 {
 	if w.byRef {
-		return uint64(o.Ref)
+		return uint64(o.Ref & 63)
 	}
 	return aux
 }
 
-func (w *windowed) discOf(e *entry) uint64 {
-	if w.byRef {
-		return uint64(e.ref)
+func (w *windowed) discOf(t *table, i uint32) uint64 {
+	switch {
+	case w.byRef:
+		return uint64(t.entries.at(i).ref())
+	case w.labels:
+		return *t.aux.at(i)
 	}
-	return e.aux
+	return 0
 }
 
 // cursor is a key in the three generations that an observation sees.
 type cursor struct {
 	gen  int64
 	full []byte
-	hash uint64
+	hash uint32
 	t    [3]*table // before, own, after
 	slot [3]uint32 // 1 + slot
 }
@@ -159,7 +165,7 @@ func (w *windowed) apply(g *detect.Group, next int64) {
 		if gen := w.generation(o.Stamp); gen != c.gen {
 			w.seek(&c, gen)
 		}
-		if c.slot[1] == 0 && c.t[1].keys.len() >= w.e.opts.MaxKeys {
+		if c.slot[1] == 0 && (c.t[1].keys.len() >= w.e.opts.MaxKeys || c.t[1].keys.full()) {
 			w.e.stats.Folded++
 			other := slices.Clone(w.other(g.Tenant))
 			oc := cursor{full: other, hash: w.hash(other)}
@@ -224,7 +230,7 @@ func (w *windowed) observe(c *cursor, o *detect.Observation) {
 	case w.labels:
 		fresh = !w.hasLabel(t, slot, p, aux)
 	case w.byRef && !w.ordered:
-		fresh = p.refs&(1<<o.Ref) == 0
+		fresh = t.refs(p)&(1<<(o.Ref&63)) == 0
 	}
 	if made && w.settled {
 		w.due.push(dueJudge{q: q, gen: t.gen, slot: slot})
@@ -239,7 +245,7 @@ func (w *windowed) observe(c *cursor, o *detect.Observation) {
 
 // echoes reports whether the event is in the pane under another ref.
 func (w *windowed) echoes(t *table, slot uint32, p *pane, o *detect.Observation) bool {
-	for refs, r := p.refs, uint64(0); refs != 0; refs, r = refs>>1, r+1 {
+	for refs, r := t.refs(p), uint64(0); refs != 0; refs, r = refs>>1, r+1 {
 		if refs&1 != 0 && w.find(t, slot, p, o, r) != nil {
 			return true
 		}
@@ -253,20 +259,21 @@ func (w *windowed) again(full []byte, p *pane, e *entry, o *detect.Observation, 
 	if detect.ComparePointer(o.Pointer, w.pointer(e)) >= 0 {
 		return
 	}
-	e.offset, e.crc, e.src = o.Offset, o.CRC, uint16(src)
+	e.at, e.where, e.crc = e.at&^0xffff|uint64(uint16(src)), uint64(o.Offset)<<8|e.where&0xff, o.CRC
 	if p.hot && !w.e.silent {
 		d := w.get(full, w.tile(p.q))
-		d.First, d.Last = min(d.First, e.time), max(d.Last, e.time)
-		d.point(w.evidence(e), w.deltas.limit)
+		at := w.timeOf(p.q, e)
+		d.First, d.Last = min(d.First, at), max(d.Last, at)
+		d.point(w.evidence(p.q, e), w.deltas.limit)
 	}
 }
 
 func (w *windowed) pointer(e *entry) detect.Pointer {
-	return detect.Pointer{Source: w.e.c.sources[e.src].Source, Offset: e.offset, CRC: e.crc}
+	return detect.Pointer{Source: w.e.c.sources[e.source()].Source, Offset: e.offset(), CRC: e.crc}
 }
 
-func (w *windowed) evidence(e *entry) detect.Evidence {
-	return detect.Evidence{Pointer: w.pointer(e), Time: e.time, IDHash: e.id}
+func (w *windowed) evidence(q int64, e *entry) detect.Evidence {
+	return detect.Evidence{Pointer: w.pointer(e), Time: w.timeOf(q, e), IDHash: e.id}
 }
 
 func (w *windowed) tile(q int64) int64 { return tile(q*w.pane, w.pane, w.c.Timespan) }
@@ -290,7 +297,7 @@ func (w *windowed) fire(t *table, p *pane, d *delta, peak float64) {
 	if d != nil {
 		d.Peak = max(d.Peak, peak)
 		if d.First > d.Last { // any event of the pane: all are counted in the end
-			at := t.entries.at(p.head - 1).time
+			at := w.timeOf(p.q, t.entries.at(p.head-1))
 			d.First, d.Last = at, at
 		}
 		if fresh {
@@ -312,8 +319,8 @@ func (w *windowed) fire(t *table, p *pane, d *delta, peak float64) {
 func (w *windowed) count(t *table, p *pane, d *delta) {
 	for i, n := p.head, p.n-p.done; n > 0; n-- {
 		e := t.entries.at(i - 1)
-		if !e.echo {
-			d.see(w.evidence(e), w.deltas.limit)
+		if !e.echo() {
+			d.see(w.evidence(p.q, e), w.deltas.limit)
 		}
 		i = e.next
 	}
