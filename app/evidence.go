@@ -14,9 +14,6 @@ import (
 	"github.com/vedette-sec/vedette/stream"
 )
 
-// source is a partition of vedette.logs.
-type source = detect.Source
-
 // records reads evidence from vedette.logs again.
 type records struct {
 	kafka *stream.Client
