@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/stream"
 )
@@ -81,6 +82,7 @@ type App struct {
 	kafka    *stream.Client
 	appender *stream.LogAppender
 	gens     generations
+	layout   correlate.Layout
 
 	ctx      context.Context // ends at Stop
 	cancel   context.CancelFunc
@@ -170,6 +172,9 @@ func (a *App) openStores(ctx context.Context) (err error) {
 	if err := a.db.EnsureLayout(ctx, c.Kafka.ObservationPartitions, c.Kafka.LogsPartitions); err != nil {
 		return err
 	}
+	if a.layout, err = a.db.Layout(ctx); err != nil {
+		return err
+	}
 	if a.kafka, err = stream.NewClient(KafkaConfig(c.Kafka)); err != nil {
 		return fmt.Errorf("open Kafka: %w", err)
 	}
@@ -183,7 +188,7 @@ func (a *App) openStores(ctx context.Context) (err error) {
 	}
 	if err := a.kafka.EnsureTopics(ctx,
 		topic(stream.TopicLogs, c.Kafka.LogsPartitions),
-		topic(stream.TopicObservations, c.Kafka.ObservationPartitions),
+		topic(a.layout.Topic, a.layout.Partitions),
 		topic(stream.TopicDeadLetter, 1),
 	); err != nil {
 		return fmt.Errorf("prepare topics: %w", err)
@@ -200,11 +205,16 @@ func (a *App) openStores(ctx context.Context) (err error) {
 
 // KafkaConfig says the configuration in the stream package's terms.
 func KafkaConfig(k config.Kafka) stream.Config {
+	o := k.SASL.OAuth
 	return stream.Config{
 		Brokers: k.Brokers,
-		TLS:     stream.TLSConfig{Enabled: k.TLS, CAFile: k.CAFile},
+		TLS:     stream.TLSConfig{Enabled: k.TLS, CAFile: k.CAFile, CertFile: k.CertFile, KeyFile: k.KeyFile, ServerName: k.ServerName},
 		SASL: stream.SASLConfig{
 			Mechanism: strings.ToUpper(k.SASL.Mechanism), Username: k.SASL.Username, Password: k.SASL.Password,
+			OAuth: stream.OAuthConfig{
+				TokenFile: o.TokenFile, TokenURL: o.TokenURL, ClientID: o.ClientID, ClientSecret: o.ClientSecret,
+				Scope: o.Scope, CAFile: o.CAFile, Extensions: o.Extensions,
+			},
 		},
 	}
 }

@@ -201,7 +201,7 @@ func (a *App) Reload(ctx context.Context, c *config.Config) error {
 	if err := correlate.NewEngine(correlate.Options{Sources: 1}).AddRules(set); err != nil {
 		return fmt.Errorf("rules: %w", err)
 	}
-	if err := a.db.PutRuleVersions(ctx, set.Correlations); err != nil {
+	if err := a.db.PutRuleVersions(ctx, append(slices.Clone(set.Correlations), rule.VisibilityLost())); err != nil {
 		return fmt.Errorf("store rule versions: %w", err)
 	}
 	if err := a.db.PutGeneration(ctx, digest, content); err != nil {

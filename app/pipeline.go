@@ -50,12 +50,12 @@ func (a *App) startCorrelate(metrics *stream.GroupMetrics) error {
 	rewinds := correlate.NewRewinds(a.db, a.logger)
 	a.start(part{name: "rewinds", run: rewinds.Run})
 	counted := correlate.NewMetrics(a.registry)
-	return a.share(Correlate, stream.TopicObservations, metrics, func(ctx context.Context, l *stream.Lease) error {
+	return a.share(Correlate, a.layout.Topic, metrics, func(ctx context.Context, l *stream.Lease) error {
 		o, err := correlate.NewOwner(correlate.OwnerOptions{
 			Partition: l.Partition,
 			Engine:    correlate.Options{Sources: a.cfg.Kafka.LogsPartitions, EvidenceLimit: a.cfg.Incidents.Evidence},
 			Open: func(offset int64) correlate.PartitionReader {
-				return a.kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicObservations, Partition: l.Partition, Offset: offset})
+				return a.kafka.NewReader(stream.ReaderOptions{Topic: a.layout.Topic, Partition: l.Partition, Offset: offset})
 			},
 			Ledger: a.db, Generations: correlating{a.gens}, Rewind: rewinds.Ask, Confirm: l.Confirm,
 			Metrics: counted, Logger: a.logger,
@@ -68,7 +68,7 @@ func (a *App) startCorrelate(metrics *stream.GroupMetrics) error {
 }
 
 func (a *App) startMatch(metrics *stream.GroupMetrics) error {
-	observations, err := a.kafka.NewProducer(stream.ProducerOptions{Topic: stream.TopicObservations})
+	observations, err := a.kafka.NewProducer(stream.ProducerOptions{Topic: a.layout.Topic})
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (a *App) startMatch(metrics *stream.GroupMetrics) error {
 			return a.kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicLogs, Partition: partition, Offset: offset})
 		},
 		Observations: observations, DeadLetters: a.appender, Positions: a.db, Standings: a.db, Vectors: a.db,
-		Generations: matching{a.gens}, Metrics: match.NewMetrics(a.registry), Logger: a.logger,
+		Applied: a.db, Incarnations: a.db, Generations: matching{a.gens}, Metrics: match.NewMetrics(a.registry), Logger: a.logger,
 	})
 	if err != nil {
 		return err

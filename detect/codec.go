@@ -12,7 +12,8 @@ import (
 // body as a uvarint, and the body. All integers are varints in their shortest
 // form, signed ones in zigzag; differences wrap around.
 //
-//	body      incarnation partition from to−from clock strings progress seen groups
+//	body      incarnation partition from to−from clock tail strings progress seen groups
+//	tail      to−end crc(4); absent in format 1
 //	strings   n, then n times length and bytes: generation first, then tenants,
 //	          rule versions, origins and log types, each once
 //	progress  n, then n times origin type (indexes of strings) clock−through
@@ -27,7 +28,10 @@ import (
 // "Previous" is the observation before it in its group; before the first stand
 // from and clock. With flagMillis both times are in milliseconds. A number is the
 // byte-reversed bits of the float64 as a uvarint, so that small integers are short.
-const formatSection = 1
+const (
+	formatSection  = 2
+	formatSection1 = 1 // without a tail; still read
+)
 
 const (
 	flagMillis = 1 << iota
@@ -111,7 +115,9 @@ func (e *encoder) section(s *Section) {
 	h = binary.AppendUvarint(h, uint64(uint32(s.Source.Partition)))
 	h = binary.AppendUvarint(h, uint64(s.From))
 	h = binary.AppendUvarint(h, uint64(s.To-s.From))
-	e.head = binary.AppendVarint(h, s.Clock)
+	h = binary.AppendVarint(h, s.Clock)
+	h = binary.AppendUvarint(h, uint64(s.To-s.Tail.End))
+	e.head = binary.LittleEndian.AppendUint32(h, s.Tail.CRC)
 
 	e.str(s.Generation)
 	b := binary.AppendUvarint(e.body, uint64(len(s.Progress)))
@@ -209,8 +215,9 @@ func DecodeBatch(b []byte) ([]Section, error) {
 	var secs []Section
 	for start := b; len(b) > 0; {
 		at := len(start) - len(b)
-		if b[0] != formatSection {
-			return nil, fmt.Errorf("section %d at byte %d: unknown format %d", len(secs), at, b[0])
+		format := b[0]
+		if format != formatSection && format != formatSection1 {
+			return nil, fmt.Errorf("section %d at byte %d: unknown format %d", len(secs), at, format)
 		}
 		d := decoder{b: b[1:]}
 		n := d.uvarint()
@@ -224,7 +231,7 @@ func DecodeBatch(b []byte) ([]Section, error) {
 		d.b = d.b[:n:n]
 		d.text = string(d.b) // one copy for all strings
 		var s Section
-		d.section(&s)
+		d.section(&s, format)
 		if d.err == nil && len(d.b) > 0 {
 			d.fail(fmt.Errorf("%d bytes left over", len(d.b)))
 		}
@@ -314,7 +321,7 @@ func (d *decoder) ref() string {
 	return d.strings[i]
 }
 
-func (d *decoder) section(s *Section) {
+func (d *decoder) section(s *Section, format byte) {
 	inc, part, from, span := d.uvarint(), d.uvarint(), d.uvarint(), d.uvarint()
 	s.Clock = d.varint()
 	if d.err != nil {
@@ -330,6 +337,9 @@ func (d *decoder) section(s *Section) {
 	}
 	s.Source = Source{Incarnation: uint32(inc), Partition: int32(part)}
 	s.From, s.To = int64(from), int64(from+span)
+	if format != formatSection1 {
+		d.tail(s)
+	}
 
 	n := d.count(1)
 	d.strings = make([]string, n)
@@ -355,6 +365,20 @@ func (d *decoder) section(s *Section) {
 		}
 	}
 	d.groups(s)
+}
+
+func (d *decoder) tail(s *Section) {
+	behind := d.uvarint()
+	if len(d.b) < 4 {
+		d.fail(errTruncated)
+		return
+	}
+	if behind > uint64(s.To) {
+		d.fail(errors.New("tail before the log"))
+		return
+	}
+	s.Tail = Tail{End: s.To - int64(behind), CRC: binary.LittleEndian.Uint32(d.b)}
+	d.b = d.b[4:]
 }
 
 func (d *decoder) groups(s *Section) {

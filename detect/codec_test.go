@@ -46,6 +46,9 @@ func drawSection(t *rapid.T) detect.Section {
 		Clock:      rapid.Int64().Draw(t, "clock"),
 	}
 	s.To = s.From + rapid.Int64Range(0, 1<<20).Draw(t, "span")
+	if rapid.Bool().Draw(t, "tail") {
+		s.Tail = detect.Tail{End: rapid.Int64Range(0, s.To).Draw(t, "end"), CRC: rapid.Uint32().Draw(t, "crc")}
+	}
 	names := rapid.SampledFrom([]string{"", "a", "file:/var/log", "aws.cloudtrail"})
 	for range rapid.IntRange(0, 3).Draw(t, "progress") {
 		s.Progress = append(s.Progress, detect.Progress{Origin: names.Draw(t, "origin"), Type: names.Draw(t, "type"), Through: rapid.Int64().Draw(t, "through")})
@@ -84,6 +87,14 @@ func TestBatchRoundTrip(t *testing.T) {
 	})
 }
 
+func TestDecodeBatchOfFormat1(t *testing.T) {
+	got, err := detect.DecodeBatch([]byte{1, 12, 1, 2, 3, 2, 0, 1, 1, 'g', 0, 0, 0, 0})
+	want := []detect.Section{{Source: detect.Source{Incarnation: 1, Partition: 2}, From: 3, To: 5, Generation: "g"}}
+	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); err != nil || d != "" {
+		t.Errorf("%v %s", err, d)
+	}
+}
+
 func batch(n int) detect.Section {
 	s := detect.Section{Source: detect.Source{Incarnation: 1, Partition: 2}, From: 100, To: 100 + int64(n), Generation: "g", Clock: 1_790_000_000_000 * 1e6}
 	g := detect.Group{Tenant: "default", RuleVersion: "5b1f0c9a7d3e4f60", Key: []byte("\x0c198.51.100.7")}
@@ -116,12 +127,15 @@ func TestDecodeBatchRefuses(t *testing.T) {
 	}
 	outside := batch(3)
 	outside.Groups[0].Obs[2].Offset = outside.To
+	ahead := batch(3)
+	ahead.Tail.End = ahead.To + 1
 	for name, b := range map[string][]byte{
 		"unknown format":  append([]byte{9}, good[1:]...),
 		"trailing bytes":  append(slices.Clone(good), 1),
 		"long varint":     {1, 0x80, 0x00},
 		"empty body":      {1, 0},
 		"huge length":     {1, 0xff, 0xff, 0xff, 0xff, 0x0f},
+		"tail ahead":      detect.AppendBatch(nil, []detect.Section{ahead}),
 		"outside section": detect.AppendBatch(nil, []detect.Section{outside}),
 	} {
 		if _, err := detect.DecodeBatch(b); err == nil {

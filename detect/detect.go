@@ -95,6 +95,13 @@ type Seen struct {
 	Time int64
 }
 
+// Tail is the last record before a position, by which a log is known again: if the
+// record that stands there now sums to something else, the topic was replaced.
+type Tail struct {
+	End int64  // its offset + 1; 0: there was no record
+	CRC uint32 // CRC-32C of the whole record, see stream.Checksum
+}
+
 // Section holds ALL observations of the records [From, To) of one source that
 // belong to one partition of vedette.observations. It may be empty. From is the
 // writer's last To there.
@@ -106,6 +113,7 @@ type Section struct {
 	Progress   []Progress // latest of each origin, as read on this source up to To
 	Seen       []Seen     // latest of each log type, as read on this source up to To
 	Groups     []Group
+	Tail       Tail // the last record read before To
 }
 
 // FindingID identifies a finding: a hash of tenant, rule version, key and tile.

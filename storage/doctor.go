@@ -108,7 +108,7 @@ func (db *DB) Progress(ctx context.Context) (doctor.Progress, error) {
 	fail := func(err error) (doctor.Progress, error) {
 		return doctor.Progress{}, fmt.Errorf("read the positions: %w", err)
 	}
-	layout, err := db.q.GetLayout(ctx, Layout)
+	layout, err := db.q.LayoutInForce(ctx)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return fail(err)
 	}
@@ -122,7 +122,7 @@ func (db *DB) Progress(ctx context.Context) (doctor.Progress, error) {
 		p.Sources = append(p.Sources, doctor.Position{Partition: s.Partition, Next: s.Next.Int64, Known: s.Next.Valid})
 	}
 	checkpoints, err := db.CheckpointStates(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNoLayout) {
 		return fail(err)
 	}
 	for _, c := range checkpoints {

@@ -9,13 +9,19 @@ import (
 	"github.com/vedette-sec/vedette/storage/dbsqlc"
 )
 
+// at is a checkpoint.
+type at struct {
+	layout, partition int32
+	number            int64
+}
+
 // mergeFindings inserts the deltas that are new and merges the others into their
 // rows. deltas are sorted by the primary key, each finding once.
-func (db *DB) mergeFindings(ctx context.Context, q *dbsqlc.Queries, partition int32, number int64, deltas []detect.Finding) error {
+func (db *DB) mergeFindings(ctx context.Context, q *dbsqlc.Queries, cp at, deltas []detect.Finding) error {
 	if len(deltas) == 0 {
 		return nil
 	}
-	in := dbsqlc.InsertFindingsParams{Layout: Layout, Partition: partition, Number: number}
+	in := dbsqlc.InsertFindingsParams{Layout: cp.layout, Partition: cp.partition, Number: cp.number}
 	for i := range deltas {
 		f := &deltas[i]
 		in.Tenants = append(in.Tenants, f.Tenant)
@@ -36,12 +42,12 @@ func (db *DB) mergeFindings(ctx context.Context, q *dbsqlc.Queries, partition in
 		return fmt.Errorf("insert: %w", err)
 	}
 	rows, err := q.LockFindings(ctx, dbsqlc.LockFindingsParams{
-		Layout: Layout, Partition: partition, Number: number, Tenants: in.Tenants, Ids: in.Ids,
+		Layout: cp.layout, Partition: cp.partition, Number: cp.number, Tenants: in.Tenants, Ids: in.Ids,
 	})
 	if err != nil {
 		return fmt.Errorf("lock: %w", err)
 	}
-	up := dbsqlc.UpdateFindingsParams{Layout: Layout, Partition: partition, Number: number}
+	up := dbsqlc.UpdateFindingsParams{Layout: cp.layout, Partition: cp.partition, Number: cp.number}
 	next := 0 // both are in the order of the primary key
 	for _, row := range rows {
 		f, err := findingOf(row)

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
@@ -31,8 +30,12 @@ type CheckpointState struct {
 // the partitions' order.
 func (db *DB) CheckpointStates(ctx context.Context) ([]CheckpointState, error) {
 	var rows []dbsqlc.CheckpointStatesRow
-	err := db.retry(ctx, "checkpoint_states", func() (err error) {
-		rows, err = db.q.CheckpointStates(ctx, Layout)
+	err := db.retry(ctx, "checkpoint_states", func() error {
+		layout, err := db.layoutID(ctx, db.q)
+		if err != nil {
+			return err
+		}
+		rows, err = db.q.CheckpointStates(ctx, layout)
 		return err
 	})
 	if err != nil {
@@ -40,7 +43,9 @@ func (db *DB) CheckpointStates(ctx context.Context) ([]CheckpointState, error) {
 	}
 	states := make([]CheckpointState, len(rows))
 	for i, r := range rows {
-		states[i] = CheckpointState{r.Partition, r.Number, correlate.Mark{Position: r.Position, Clock: r.Clock, State: r.State}}
+		states[i] = CheckpointState{r.Partition, r.Number, correlate.Mark{
+			Position: r.Position, Clock: r.Clock, State: r.State, Last: detect.Tail{End: r.LastEnd, CRC: uint32(r.LastCrc)},
+		}}
 	}
 	return states, nil
 }
@@ -52,32 +57,37 @@ func (db *DB) Acquire(ctx context.Context, partition int32) (correlate.Checkpoin
 		cp = correlate.Checkpoint{}
 		// One transaction, so that marks and pages are those of the row: it stays
 		// locked until they are read.
-		return db.inTx(ctx, func(_ pgx.Tx, q *dbsqlc.Queries) error { return acquire(ctx, q, partition, &cp) })
+		return db.inTx(ctx, func(_ pgx.Tx, q *dbsqlc.Queries) error {
+			layout, err := db.holdLayout(ctx, q)
+			if err != nil {
+				return err
+			}
+			return acquire(ctx, q, layout, partition, &cp)
+		})
 	})
-	if isForeignKey(err) {
-		err = fmt.Errorf("no layout has been written: %w", err)
-	}
 	if err != nil {
 		return correlate.Checkpoint{}, fmt.Errorf("acquire partition %d: %w", partition, err)
 	}
 	return cp, nil
 }
 
-func acquire(ctx context.Context, q *dbsqlc.Queries, partition int32, cp *correlate.Checkpoint) error {
-	r, err := q.AcquireCheckpoint(ctx, dbsqlc.AcquireCheckpointParams{Layout: Layout, Partition: partition})
+func acquire(ctx context.Context, q *dbsqlc.Queries, layout, partition int32, cp *correlate.Checkpoint) error {
+	r, err := q.AcquireCheckpoint(ctx, dbsqlc.AcquireCheckpointParams{Layout: layout, Partition: partition})
 	if err != nil {
 		return err
 	}
 	cp.Epoch, cp.Number = r.Epoch, r.Number
-	cp.Mark = correlate.Mark{Position: r.Position, Clock: r.Clock, State: r.State}
-	marks, err := q.Marks(ctx, dbsqlc.MarksParams{Layout: Layout, Partition: partition})
+	cp.Mark = correlate.Mark{
+		Position: r.Position, Clock: r.Clock, State: r.State, Last: detect.Tail{End: r.LastEnd, CRC: uint32(r.LastCrc)},
+	}
+	marks, err := q.Marks(ctx, dbsqlc.MarksParams{Layout: layout, Partition: partition})
 	if err != nil {
 		return err
 	}
 	for _, m := range marks {
 		cp.Marks = append(cp.Marks, correlate.Mark{Position: m.Position, Clock: m.Clock, State: m.State})
 	}
-	pages, err := q.Pages(ctx, dbsqlc.PagesParams{Layout: Layout, Partition: partition})
+	pages, err := q.Pages(ctx, dbsqlc.PagesParams{Layout: layout, Partition: partition})
 	if err != nil {
 		return err
 	}
@@ -85,11 +95,6 @@ func acquire(ctx context.Context, q *dbsqlc.Queries, partition int32, cp *correl
 		cp.Pages = append(cp.Pages, correlate.Page{RuleVersion: p.RuleVersion, Number: uint32(p.Page), Data: p.Data})
 	}
 	return nil
-}
-
-func isForeignKey(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "23503"
 }
 
 // Commit implements [correlate.Ledger]. It rides out an outage: when it returns
@@ -127,7 +132,12 @@ func (db *DB) findOut(ctx context.Context, c *correlate.Commit, number int64, un
 	var row dbsqlc.LockCheckpointRow
 	err := db.retry(ctx, "find_out", func() error {
 		return pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) (err error) {
-			row, err = db.q.WithTx(tx).LockCheckpoint(ctx, dbsqlc.LockCheckpointParams{Layout: Layout, Partition: c.Partition})
+			q := db.q.WithTx(tx)
+			layout, err := db.layoutID(ctx, q)
+			if err != nil {
+				return err
+			}
+			row, err = q.LockCheckpoint(ctx, dbsqlc.LockCheckpointParams{Layout: layout, Partition: c.Partition})
 			return err
 		})
 	})
@@ -150,7 +160,11 @@ func (db *DB) findOut(ctx context.Context, c *correlate.Commit, number int64, un
 
 // checkpoint writes one checkpoint and returns its number. The caller commits.
 func (db *DB) checkpoint(ctx context.Context, q *dbsqlc.Queries, c *correlate.Commit, deltas []detect.Finding) (int64, error) {
-	row, err := q.LockCheckpoint(ctx, dbsqlc.LockCheckpointParams{Layout: Layout, Partition: c.Partition})
+	layout, err := db.layoutID(ctx, q)
+	if err != nil {
+		return 0, err
+	}
+	row, err := q.LockCheckpoint(ctx, dbsqlc.LockCheckpointParams{Layout: layout, Partition: c.Partition})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, errors.New("the partition was never acquired")
 	}
@@ -161,37 +175,38 @@ func (db *DB) checkpoint(ctx context.Context, q *dbsqlc.Queries, c *correlate.Co
 		return 0, correlate.ErrFenced
 	}
 	number := row.Number + 1
-	if err := db.mergeFindings(ctx, q, c.Partition, number, deltas); err != nil {
+	if err := db.mergeFindings(ctx, q, at{layout, c.Partition, number}, deltas); err != nil {
 		return 0, fmt.Errorf("merge %d findings: %w", len(deltas), err)
 	}
-	if err := savePages(ctx, q, c); err != nil {
+	if err := savePages(ctx, q, layout, c.Partition, c.Pages); err != nil {
 		return 0, fmt.Errorf("save %d pages: %w", len(c.Pages), err)
 	}
 	if c.SaveMark {
 		if err := q.SaveMark(ctx, dbsqlc.SaveMarkParams{
-			Layout: Layout, Partition: c.Partition,
+			Layout: layout, Partition: c.Partition,
 			Position: c.Mark.Position, Clock: c.Mark.Clock, State: nonNil(c.Mark.State),
 		}); err != nil {
 			return 0, fmt.Errorf("save the mark: %w", err)
 		}
 	}
 	if c.DropMarks > 0 {
-		if err := q.DropMarks(ctx, dbsqlc.DropMarksParams{Layout: Layout, Partition: c.Partition, Below: c.DropMarks}); err != nil {
+		if err := q.DropMarks(ctx, dbsqlc.DropMarksParams{Layout: layout, Partition: c.Partition, Below: c.DropMarks}); err != nil {
 			return 0, fmt.Errorf("drop old marks: %w", err)
 		}
 	}
 	return number, q.SaveCheckpoint(ctx, dbsqlc.SaveCheckpointParams{
-		Layout: Layout, Partition: c.Partition, Number: number,
+		Layout: layout, Partition: c.Partition, Number: number,
 		Position: c.Mark.Position, Clock: c.Mark.Clock, State: nonNil(c.Mark.State),
+		LastEnd: c.Mark.Last.End, LastCrc: int64(c.Mark.Last.CRC),
 	})
 }
 
-func savePages(ctx context.Context, q *dbsqlc.Queries, c *correlate.Commit) error {
-	if len(c.Pages) == 0 {
+func savePages(ctx context.Context, q *dbsqlc.Queries, layout, partition int32, pages []correlate.Page) error {
+	if len(pages) == 0 {
 		return nil
 	}
-	p := dbsqlc.SavePagesParams{Layout: Layout, Partition: c.Partition}
-	for _, page := range c.Pages {
+	p := dbsqlc.SavePagesParams{Layout: layout, Partition: partition}
+	for _, page := range pages {
 		p.RuleVersions = append(p.RuleVersions, page.RuleVersion)
 		p.Pages = append(p.Pages, int64(page.Number))
 		p.Data = append(p.Data, nonNil(page.Data))

@@ -2,9 +2,11 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -26,9 +28,14 @@ func (db *DB) AcquireSource(ctx context.Context, incarnation uint32, partition i
 		return match.Position{}, fmt.Errorf("acquire source %d/%d: incarnation out of range", incarnation, partition)
 	}
 	var r dbsqlc.AcquireSourceRow
-	err := db.retry(ctx, "acquire_source", func() (err error) {
-		r, err = db.q.AcquireSource(ctx, dbsqlc.AcquireSourceParams{Incarnation: int32(incarnation), Partition: partition})
-		return err
+	err := db.retry(ctx, "acquire_source", func() error {
+		return db.inTx(ctx, func(_ pgx.Tx, q *dbsqlc.Queries) (err error) {
+			if _, err := db.holdLayout(ctx, q); err != nil && !errors.Is(err, ErrNoLayout) {
+				return err
+			}
+			r, err = q.AcquireSource(ctx, dbsqlc.AcquireSourceParams{Incarnation: int32(incarnation), Partition: partition})
+			return err
+		})
 	})
 	if err != nil {
 		return match.Position{}, fmt.Errorf("acquire source %d/%d: %w", incarnation, partition, err)
@@ -77,7 +84,9 @@ func (db *DB) Standings(ctx context.Context, incarnation uint32) ([]match.Standi
 	}
 	list := make([]match.Standing, len(rows))
 	for i, r := range rows {
-		list[i] = match.Standing{Partition: r.Partition, Known: r.Next.Valid && r.Clock.Valid, Clock: clock(r.Clock), Rewind: -1}
+		list[i] = match.Standing{
+			Partition: r.Partition, Incarnation: uint32(r.Incarnation), Known: r.Next.Valid && r.Clock.Valid, Clock: clock(r.Clock), Rewind: -1,
+		}
 		if r.Rewind.Valid {
 			list[i].Rewind = r.Rewind.Int64
 		}
@@ -99,19 +108,15 @@ func (db *DB) AskRewind(ctx context.Context, s detect.Source, next int64) error 
 // LeastNext implements [match.Vectors]: by the checkpoints, so that it does not
 // matter where correlate runs, or whether it does.
 func (db *DB) LeastNext(ctx context.Context, s detect.Source) (int64, error) {
-	var layout dbsqlc.GetLayoutRow
-	err := db.retry(ctx, "layout", func() (err error) {
-		layout, err = db.q.GetLayout(ctx, Layout)
-		return err
-	})
+	layout, err := db.Layout(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("read the layout: %w", err)
+		return 0, err
 	}
 	states, err := db.CheckpointStates(ctx)
 	if err != nil {
 		return 0, err
 	}
-	if len(states) < int(layout.ObservationPartitions) {
+	if len(states) < layout.Partitions {
 		return 0, nil // one has nothing yet
 	}
 	least := int64(math.MaxInt64)

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,9 +31,6 @@ import (
 
 	"github.com/vedette-sec/vedette/storage/dbsqlc"
 )
-
-// Layout is the id of the layout in force. There is one until layouts can change.
-const Layout int32 = 1
 
 // DefaultEvidenceLimit is how many pieces of evidence a finding keeps.
 const DefaultEvidenceLimit = 10
@@ -93,6 +91,7 @@ type DB struct {
 	opts    Options
 	log     *slog.Logger
 	metrics *metrics
+	layout  atomic.Int32 // that this process works in; 0: not asked yet
 }
 
 // Open connects and makes sure that Postgres answers. It does not migrate.

@@ -56,6 +56,7 @@ type source struct {
 	next  int64
 	clock int64
 	seen  map[string]int64
+	tail  detect.Tail // the last record that was applied
 }
 
 // clocks holds the vector, the append clocks and what follows from them. It is
@@ -103,6 +104,18 @@ func (c *clocks) take(s *detect.Section) {
 	i := c.source(s.Source)
 	src := &c.sources[i]
 	src.next = s.To
+	if s.Tail.End > 0 {
+		src.tail = s.Tail
+	}
+	if src.clock == never {
+		// A new incarnation goes on from where the one before it stood, so that A never
+		// goes back.
+		for j := range c.sources {
+			if o := &c.sources[j]; o.Partition == s.Source.Partition && o.Incarnation < s.Source.Incarnation {
+				src.clock = max(src.clock, o.clock)
+			}
+		}
+	}
 	src.clock = max(src.clock, s.Clock)
 	for _, n := range s.Seen {
 		if t, ok := src.seen[n.Type]; !ok || n.Time > t {
@@ -201,7 +214,10 @@ func (c *clocks) newest(t event.Type) int64 {
 	return n
 }
 
-const formatState = 1
+const (
+	formatState  = 2
+	formatState1 = 1 // without tails; still read
+)
 
 // append encodes the vector and the clocks; equal ones have equal encodings.
 func (c *clocks) append(b []byte) []byte {
@@ -221,6 +237,8 @@ func (c *clocks) append(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(uint32(s.Partition)))
 		b = binary.AppendUvarint(b, uint64(s.next))
 		b = binary.AppendVarint(b, s.clock)
+		b = binary.AppendUvarint(b, uint64(s.tail.End))
+		b = binary.AppendUvarint(b, uint64(s.tail.CRC))
 		types := make([]string, 0, len(s.seen))
 		for t := range s.seen {
 			types = append(types, t)
@@ -260,7 +278,8 @@ func (c *clocks) decode(b []byte) error {
 		return nil
 	}
 	r := reader{b: b}
-	if f := r.byte(); f != formatState {
+	f := r.byte()
+	if f != formatState && f != formatState1 {
 		return fmt.Errorf("state: unknown format %d", f)
 	}
 	n := r.count(5)
@@ -271,6 +290,9 @@ func (c *clocks) decode(b []byte) error {
 		}
 		s := &fresh.sources[fresh.source(id)]
 		s.next, s.clock = int64(r.uvarint()), r.varint()
+		if f != formatState1 {
+			s.tail = detect.Tail{End: int64(r.uvarint()), CRC: uint32(r.uvarint())}
+		}
 		for range r.count(2) {
 			s.seen[r.string()] = r.varint()
 		}

@@ -83,6 +83,7 @@ type Owner struct {
 	label string
 	log   *slog.Logger
 	sets  map[string]*rule.Set
+	lost  *rule.Rule // runs in every generation
 }
 
 // NewOwner makes an owner; Run runs it.
@@ -92,7 +93,7 @@ func NewOwner(o OwnerOptions) (*Owner, error) {
 	}
 	return &Owner{
 		o: o, label: strconv.Itoa(int(o.Partition)), log: o.Logger.With("partition", o.Partition),
-		sets: make(map[string]*rule.Set),
+		sets: make(map[string]*rule.Set), lost: rule.VisibilityLost(),
 	}, nil
 }
 

@@ -147,7 +147,7 @@ func decodeInForce(b []byte) (f *inForce, engine []byte, err error) {
 
 // rules gives the engine the rules of the generations in f.
 func (o *Owner) rules(ctx context.Context, e *Engine, f *inForce) error {
-	union := &rule.Set{}
+	union := &rule.Set{Correlations: []*rule.Rule{o.lost}}
 	known := make(map[string]struct{})
 	for _, digest := range f.digests() {
 		set, err := o.set(ctx, digest)

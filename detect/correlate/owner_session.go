@@ -23,7 +23,8 @@ type session struct {
 	epoch    int64
 	engine   *Engine
 	inForce  *inForce
-	position int64 // of the next message
+	position int64       // of the next message
+	last     detect.Tail // the message before it
 	marks    []mark
 
 	counted  Stats
@@ -73,7 +74,10 @@ func (s *session) takeOver(ctx context.Context) (cp Checkpoint, from int64, err 
 	if cp, err = o.o.Ledger.Acquire(actx, o.o.Partition); err != nil {
 		return cp, 0, fmt.Errorf("acquire: %w", err)
 	}
-	s.epoch = cp.Epoch
+	if err := o.verify(ctx, cp); err != nil {
+		return cp, 0, err
+	}
+	s.epoch, s.last = cp.Epoch, cp.Mark.Last
 	s.rewound = make(map[detect.Source]rewound)
 
 	// How far back does it have to go?
@@ -162,6 +166,7 @@ type read struct {
 
 type message struct {
 	offset   int64
+	crc      uint32
 	sections []detect.Section
 	err      error // it could not be decoded
 }
@@ -207,7 +212,7 @@ func (o *Owner) read(ctx context.Context, offset, position int64, out chan<- rea
 			return err
 		}
 		for _, rec := range b.Records {
-			m := message{offset: rec.Offset}
+			m := message{offset: rec.Offset, crc: stream.Checksum(&rec)}
 			m.sections, m.err = detect.DecodeBatch(rec.Value)
 			next.messages = append(next.messages, m)
 		}
@@ -255,7 +260,12 @@ func (s *session) rebuild(ctx context.Context, cp Checkpoint, reads chan read) e
 // arrive checks that the rebuild came to where the checkpoint was, and goes live.
 func (s *session) arrive(ctx context.Context, cp Checkpoint) error {
 	o := s.owner
-	if got := s.state(); !bytes.Equal(got, cp.Mark.State) && len(cp.Mark.State) > 0 {
+	want, err := canonical(cp.Mark.State)
+	if err != nil {
+		return err
+	}
+	s.last = cp.Mark.Last
+	if got := s.state(); !bytes.Equal(got, want) && len(want) > 0 {
 		// Messages between mark and checkpoint are gone, or another version of the
 		// program reads them otherwise: windows may lack events. The checkpoint is
 		// what holds.
@@ -375,6 +385,7 @@ func (s *session) message(ctx context.Context, m message, rebuild bool) error {
 		}
 	}
 	s.position = m.offset + 1
+	s.last = detect.Tail{End: s.position, CRC: m.crc}
 	return nil
 }
 
@@ -426,7 +437,7 @@ func (s *session) commit(ctx context.Context) error {
 	c := Commit{
 		Partition: o.o.Partition,
 		Epoch:     s.epoch,
-		Mark:      Mark{Position: s.position, Clock: s.engine.Clock(), State: s.state()},
+		Mark:      Mark{Position: s.position, Clock: s.engine.Clock(), State: s.state(), Last: s.last},
 	}
 	c.Findings, c.Pages = s.engine.Flush()
 	if s.markDue(c.Mark.Clock) {

@@ -1,8 +1,6 @@
 package correlate
 
 import (
-	"encoding/binary"
-	"fmt"
 	"slices"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -12,7 +10,10 @@ import (
 // pages depend on it.
 const pageBits = 10
 
-const formatProfile = 1
+const (
+	formatProfile  = 2
+	formatProfile1 = 1 // profiles without their lengths; still read
+)
 
 // profile is what was learned of a key.
 type profile interface {
@@ -65,55 +66,66 @@ func (ps *profiles[P]) flushPages(out []Page, keep func(P) bool) []Page {
 		numbers = append(numbers, n)
 	}
 	slices.Sort(numbers)
-	type item struct {
-		tenant string
-		key    []byte
-		slot   uint32
-	}
 	for _, n := range numbers {
-		var items []item
+		var items []pageItem
 		for _, s := range ps.pages[n] {
 			if keep(ps.list[s]) {
 				tenant, key := ps.split(ps.keys.key(s))
-				items = append(items, item{tenant, key, s})
+				items = append(items, pageItem{tenant, string(key), string(ps.list[s].append(nil))})
 			}
 		}
-		slices.SortFunc(items, func(a, b item) int {
-			if c := slices.Compare([]byte(a.tenant), []byte(b.tenant)); c != 0 {
-				return c
-			}
-			return slices.Compare(a.key, b.key)
-		})
-		b := []byte{formatProfile}
-		b = binary.AppendUvarint(b, uint64(len(items)))
-		for _, it := range items {
-			b = detect.AppendKey(b, []byte(it.tenant))
-			b = detect.AppendKey(b, it.key)
-			b = ps.list[it.slot].append(b)
-		}
-		out = append(out, Page{RuleVersion: ps.r.Version, Number: n, Data: b})
+		slices.SortFunc(items, comparePageItems)
+		out = append(out, Page{RuleVersion: ps.r.Version, Number: n, Data: appendPage(items)})
 	}
 	clear(ps.dirty)
 	return out
 }
 
-func (ps *profiles[P]) restore(p Page) error {
-	r := reader{b: p.Data}
-	if f := r.byte(); f != formatProfile {
-		return fmt.Errorf("unknown format %d", f)
+// touchAll has every page written again.
+func (ps *profiles[P]) touchAll() {
+	for n := range ps.pages {
+		ps.dirty[n] = true
 	}
+}
+
+func (ps *profiles[P]) restore(p Page) error {
+	if len(p.Data) > 0 && p.Data[0] == formatProfile1 {
+		return ps.restore1(p)
+	}
+	items, err := decodePage(p.Data)
+	if err != nil {
+		return err
+	}
+	for _, it := range items {
+		r := reader{b: []byte(it.profile)}
+		prof := ps.read(&r)
+		if r.err != nil {
+			return r.err
+		}
+		if len(r.b) > 0 {
+			return errMalformed
+		}
+		ps.put(it.tenant, it.key, prof)
+	}
+	return nil
+}
+
+func (ps *profiles[P]) put(tenant, key string, prof P) {
+	s, ok := ps.slot(ps.fullKey(tenant, []byte(key)), func() P { return prof })
+	if ok { // otherwise past the bound on keys, which was lowered
+		ps.list[s] = prof
+	}
+}
+
+func (ps *profiles[P]) restore1(p Page) error {
+	r := reader{b: p.Data[1:]}
 	for range r.count(3) {
 		tenant, key := r.string(), r.string()
 		prof := ps.read(&r)
 		if r.err != nil {
 			break
 		}
-		full := ps.fullKey(tenant, []byte(key))
-		s, ok := ps.slot(full, func() P { return prof })
-		if !ok {
-			continue // past the bound on keys, which was lowered
-		}
-		ps.list[s] = prof
+		ps.put(tenant, key, prof)
 	}
 	if r.err != nil {
 		return r.err

@@ -20,6 +20,9 @@ type Mark struct {
 	Position int64  // next offset to read
 	Clock    int64  // A at the mark, ns
 	State    []byte // vector and clocks, the engine's own encoding
+	// Last is the last message before Position. Only that of a checkpoint is kept,
+	// not that of older marks.
+	Last detect.Tail
 }
 
 // Checkpoint is what an owner found in force when it took a partition over.

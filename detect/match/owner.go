@@ -74,8 +74,13 @@ type OwnerOptions struct {
 	DeadLetters  DeadLetters
 	Positions    Positions
 	Generations  Generations
-	Vectors      Vectors   // nil: a source without a position starts at 0
-	Standings    Standings // nil: nobody else owns any source, or asks for rewinds
+	Vectors      Vectors      // nil: a source without a position starts at 0
+	Standings    Standings    // nil: nobody else owns any source, or asks for rewinds
+	Applied      Applied      // nil: only its own position says what a source held
+	Incarnations Incarnations // of sources after their first; nil: none was replaced
+	// Until bounds the sources: one is read up to its offset, and then holds nobody
+	// back. nil: they go on for ever.
+	Until map[int32]int64
 
 	SaveEvery time.Duration // 1 s if zero
 	Ahead     time.Duration // how far a source may run ahead of the slowest; 10 min if zero
@@ -175,7 +180,11 @@ func (w *Owner) Run(ctx context.Context) error {
 // source over it waits for confirm, unless that is nil. A source runs once at a
 // time.
 func (w *Owner) RunSource(ctx context.Context, partition int32, confirm func(context.Context) error) error {
-	s := newSource(w, partition, confirm)
+	inc, err := w.incarnation(ctx, partition)
+	if err != nil {
+		return nil // ctx is done
+	}
+	s := newSource(w, partition, inc, confirm)
 	w.mu.Lock()
 	if w.sources[partition] != nil {
 		w.mu.Unlock()
@@ -264,7 +273,7 @@ func (w *Owner) attend(ctx context.Context, every time.Duration) {
 	w.mu.Unlock()
 	for _, s := range list {
 		if s.Rewind >= 0 {
-			w.Rewind(detect.Source{Incarnation: w.o.Incarnation, Partition: s.Partition}, s.Rewind)
+			w.Rewind(detect.Source{Incarnation: s.Incarnation, Partition: s.Partition}, s.Rewind)
 		}
 	}
 }

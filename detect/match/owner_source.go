@@ -38,6 +38,8 @@ type source struct {
 	label   string
 	log     *slog.Logger
 	confirm func(context.Context) error // nil: need not be asked
+	life    Incarnation
+	until   int64 // where it stops
 
 	clock atomic.Int64 // stamp that it has got to
 	empty atomic.Bool  // read to its end, and nothing was there
@@ -52,9 +54,9 @@ type source struct {
 	cancel    context.CancelCauseFunc // of the session
 }
 
-func newSource(w *Owner, partition int32, confirm func(context.Context) error) *source {
+func newSource(w *Owner, partition int32, inc Incarnation, confirm func(context.Context) error) *source {
 	s := &source{
-		owner: w, confirm: confirm, id: detect.Source{Incarnation: w.o.Incarnation, Partition: partition},
+		owner: w, confirm: confirm, id: detect.Source{Incarnation: inc.Number, Partition: partition}, life: inc, until: w.until(partition),
 		label: strconv.Itoa(int(partition)), log: w.o.Logger.With("source", partition), rewind: -1,
 	}
 	s.clock.Store(math.MinInt64)
@@ -62,7 +64,10 @@ func newSource(w *Owner, partition int32, confirm func(context.Context) error) *
 }
 
 func (s *source) run(ctx context.Context) error {
-	if err := s.acquire(ctx); err != nil {
+	if err := s.acquire(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	if err := s.verify(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	backoff := minBackoff
@@ -113,7 +118,7 @@ func (s *source) acquire(ctx context.Context) error {
 			} else {
 				// What is to be known before the first section has to be read again from
 				// the start of the log.
-				p.Next = 0
+				p.Next, p.Generation, p.State = 0, s.life.Generation, s.life.State
 				if o.Vectors != nil {
 					if emit, err = o.Vectors.LeastNext(ctx, s.id); err != nil {
 						return fmt.Errorf("ask for correlate's vectors: %w", err)
@@ -204,11 +209,12 @@ func (s *source) begin(cancel context.CancelCauseFunc) (p Position, emit int64) 
 		first := s.saved[0]
 		s.saved = slices.DeleteFunc(s.saved, func(p Position) bool { return p.Next > s.emit })
 		if len(s.saved) == 0 {
-			s.saved = []Position{{Epoch: first.Epoch}}
+			s.saved = []Position{{Epoch: first.Epoch, Generation: s.life.Generation, State: s.life.State}}
 		}
 	}
 	p = s.saved[len(s.saved)-1]
 	s.emit = max(s.emit, p.Next)
+	p.Next = max(p.Next, s.life.First) // sections begin at 0 all the same
 	s.pos.Store(p.Next)
 	return p, s.emit
 }
@@ -271,15 +277,35 @@ func (s *source) read(ctx context.Context, offset int64, out chan<- read) error 
 	r := s.owner.o.Open(s.id.Partition, offset)
 	backoff := minBackoff
 	failing := false
+	var last *stream.Record
 	for {
-		b, err := r.Read(ctx)
-		next := read{batch: b}
+		var b stream.Batch
+		var err error
+		switch {
+		case offset >= s.until:
+			sleep(ctx, minBackoff)
+			b, err = stream.Batch{Next: s.until, End: s.until}, ctx.Err()
+		case failing:
+			if err = s.again(ctx, last); err != nil {
+				break
+			}
+			fallthrough
+		default:
+			b, err = r.Read(ctx)
+		}
+		next := read{batch: s.bound(b)}
 		switch {
 		case err == nil:
 			backoff, failing = minBackoff, false
+			if n := len(b.Records); n > 0 {
+				last = &b.Records[n-1]
+			}
+			offset = b.Next
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.As(err, &next.gap):
+			next.gap.To = min(next.gap.To, s.until)
+			offset = next.gap.To
 		case stream.Retriable(err):
 			if !failing {
 				s.log.Warn("vedette.logs cannot be read", "err", err)

@@ -17,6 +17,7 @@ type state struct {
 	clock    int64 // A(s): greatest append stamp, ns
 	progress map[progressKey]int64
 	seen     map[string]int64
+	tails    []detect.Tail // records by which the log is known again, see addTail
 
 	// The same in the form of sections; rebuilt when something has changed, never
 	// changed once handed out.
@@ -33,7 +34,10 @@ const (
 	maxSeen     = 256
 )
 
-const stateFormat = 1
+const (
+	stateFormat  = 2
+	stateFormat1 = 1 // without tails; still read
+)
 
 func newState() *state {
 	return &state{clock: math.MinInt64, progress: make(map[progressKey]int64), seen: make(map[string]int64)}
@@ -106,7 +110,7 @@ func (s *state) encode() []byte {
 		b = appendString(b, n.Type)
 		b = binary.AppendVarint(b, n.Time)
 	}
-	return b
+	return appendTails(b, s.tails)
 }
 
 func appendString(b []byte, s string) []byte {
@@ -119,7 +123,7 @@ func decodeState(b []byte) (*state, error) {
 	if len(b) == 0 {
 		return s, nil
 	}
-	if b[0] != stateFormat {
+	if b[0] != stateFormat && b[0] != stateFormat1 {
 		return nil, fmt.Errorf("match state: unknown format %d", b[0])
 	}
 	r := stateReader{b: b[1:]}
@@ -131,6 +135,9 @@ func decodeState(b []byte) (*state, error) {
 	for range r.count() {
 		typ := r.string()
 		s.seen[typ] = r.varint()
+	}
+	if b[0] != stateFormat1 {
+		s.tails = r.tails()
 	}
 	if r.bad || len(r.b) > 0 {
 		return nil, errors.New("match state: malformed")

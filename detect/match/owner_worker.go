@@ -48,11 +48,13 @@ type worker struct {
 	parts   []part
 	full    []int // partitions whose section is to be closed after this record
 	letters []stream.DeadLetter
-	closed  time.Time // when sections were last closed on all partitions
-	asked   int64     // position whose saving was last asked for
-	stood   int64     // clock that went with it
-	known   bool      // a position was saved
-	counted counts    // since the last batch
+	closed  time.Time      // when sections were last closed on all partitions
+	asked   int64          // position whose saving was last asked for
+	stood   int64          // clock that went with it
+	known   bool           // a position was saved
+	counted counts         // since the last batch
+	last    *stream.Record // read and not summed yet
+	before  detect.Tail    // the last record read, unless last is newer
 
 	// The record in hand, for Observe.
 	value  []byte
@@ -104,6 +106,9 @@ func newWorker(ctx context.Context, s *source, start Position, emit int64) (*wor
 	for i := range w.parts {
 		w.parts[i].from = emit
 	}
+	if n := len(st.tails); n > 0 {
+		w.before = st.tails[n-1]
+	}
 	if w.generation == "" {
 		if w.generation, err = s.owner.o.Generations.First(ctx); err != nil {
 			return nil, err
@@ -136,7 +141,7 @@ func (w *worker) run(ctx context.Context, reads <-chan read, flights chan<- flig
 		if r.gap == nil && r.batch.Next >= 0 {
 			w.pos = r.batch.Next // beyond markers that hold no record
 			w.s.pos.Store(w.pos)
-			w.s.empty.Store(w.state.clock == math.MinInt64 && w.pos >= r.batch.End)
+			w.s.empty.Store(w.state.clock == math.MinInt64 && w.pos >= r.batch.End || w.pos >= w.s.until)
 			o.Metrics.Lag.WithLabelValues(w.s.label).Set(float64(r.batch.End - w.pos))
 			o.Metrics.Clock.WithLabelValues(w.s.label).Set(float64(w.state.clock) / 1e9)
 		}
@@ -152,9 +157,10 @@ func (w *worker) run(ctx context.Context, reads <-chan read, flights chan<- flig
 // lose steps over records that the log no longer holds. The section that covers
 // them says nothing of them; that they are lost is an alarm.
 func (w *worker) lose(gap *stream.GapError) {
-	if w.pos > 0 || gap.From > 0 {
-		w.s.owner.o.Metrics.Lost.Add(float64(gap.To - gap.From))
-		w.s.log.Error("records were lost before they were matched", "from", gap.From, "to", gap.To)
+	if from := max(gap.From, w.emit); from < gap.To && from > 0 {
+		w.s.owner.o.Metrics.Lost.Add(float64(gap.To - from))
+		w.s.log.Error("records were lost before they were matched", "from", from, "to", gap.To)
+		w.blind(from, gap.To)
 	}
 	w.pos = gap.To
 }
@@ -231,7 +237,7 @@ func (w *worker) record(ctx context.Context, r *stream.Record) error {
 			return err
 		}
 	}
-	w.pos = r.Offset + 1
+	w.pos, w.last = r.Offset+1, r
 	for _, p := range w.full {
 		if w.parts[p].builder.Len() > 0 {
 			w.close(p, w.pos)
@@ -314,7 +320,7 @@ func (w *worker) bury(m *stream.LogMessage, offset int64, reason string, err err
 // close ends the section of a partition at to and begins the next.
 func (w *worker) close(p int, to int64) {
 	t := &w.parts[p]
-	sec := detect.Section{Source: w.s.id, From: t.from, To: to, Generation: w.generation, Groups: t.builder.Groups()}
+	sec := detect.Section{Source: w.s.id, From: t.from, To: to, Generation: w.generation, Groups: t.builder.Groups(), Tail: w.tail()}
 	w.state.fill(&sec)
 	t.ready = append(t.ready, stream.Record{Value: detect.AppendBatch(nil, []detect.Section{sec})})
 	t.from = to
@@ -338,6 +344,7 @@ func (w *worker) hand(ctx context.Context, flights chan<- flight, all bool) erro
 		w.closed = time.Now()
 		if stand := w.s.clock.Load(); w.pos >= w.emit && (w.pos > w.asked || stand > w.stood || !w.known && w.s.empty.Load()) {
 			w.asked, w.stood, w.known = w.pos, stand, true
+			w.state.addTail(w.tail())
 			f.save = &Position{
 				Epoch: w.epoch, Next: w.pos, Known: true, Generation: w.generation, State: w.state.encode(), Clock: stand,
 			}

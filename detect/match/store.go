@@ -14,16 +14,18 @@ type Position struct {
 
 // Standing is where a source stands as last saved, whoever owns it.
 type Standing struct {
-	Partition int32
-	Known     bool  // a position was saved
-	Clock     int64 // as in Position
-	Rewind    int64 // sections from this offset on are wanted again; −1: none are
+	Partition   int32
+	Incarnation uint32 // the latest
+	Known       bool   // a position was saved
+	Clock       int64  // as in Position
+	Rewind      int64  // sections from this offset on are wanted again; −1: none are
 }
 
 // Standings tells an owner of the sources that other processes own, and what
 // correlate asks of its own.
 type Standings interface {
-	// Standings returns those of all sources that anybody ever owned.
+	// Standings returns those of all sources that anybody ever owned, each in its
+	// latest incarnation from the given one on.
 	Standings(ctx context.Context, incarnation uint32) ([]Standing, error)
 }
 

@@ -231,7 +231,7 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 	matcher, err := match.NewOwner(match.OwnerOptions{
 		Incarnation: incarnation, All: s.sources(), Partitions: s.partitions(), Observations: faultyProducer{producer, o.faults},
 		Open:        func(p int32, offset int64) match.SourceReader { return open(stream.TopicLogs, p, offset) },
-		DeadLetters: dead, Positions: fdb, Standings: db, Vectors: db, Generations: s.gens, SaveEvery: o.every, Logger: s.log,
+		DeadLetters: dead, Positions: fdb, Standings: db, Vectors: db, Applied: db, Incarnations: db, Generations: s.gens, SaveEvery: o.every, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ const acquireCheckpoint = `-- name: AcquireCheckpoint :one
 INSERT INTO checkpoint AS c (layout, partition, epoch)
 VALUES ($1, $2, 1)
 ON CONFLICT (layout, partition) DO UPDATE SET epoch = c.epoch + 1
-RETURNING epoch, number, position, clock, state
+RETURNING epoch, number, position, clock, state, last_end, last_crc
 `
 
 type AcquireCheckpointParams struct {
@@ -27,6 +27,8 @@ type AcquireCheckpointRow struct {
 	Position int64
 	Clock    int64
 	State    []byte
+	LastEnd  int64
+	LastCrc  int64
 }
 
 func (q *Queries) AcquireCheckpoint(ctx context.Context, arg AcquireCheckpointParams) (AcquireCheckpointRow, error) {
@@ -38,12 +40,14 @@ func (q *Queries) AcquireCheckpoint(ctx context.Context, arg AcquireCheckpointPa
 		&i.Position,
 		&i.Clock,
 		&i.State,
+		&i.LastEnd,
+		&i.LastCrc,
 	)
 	return i, err
 }
 
 const checkpointStates = `-- name: CheckpointStates :many
-SELECT partition, number, position, clock, state FROM checkpoint WHERE layout = $1 ORDER BY partition
+SELECT partition, number, position, clock, state, last_end, last_crc FROM checkpoint WHERE layout = $1 ORDER BY partition
 `
 
 type CheckpointStatesRow struct {
@@ -52,6 +56,8 @@ type CheckpointStatesRow struct {
 	Position  int64
 	Clock     int64
 	State     []byte
+	LastEnd   int64
+	LastCrc   int64
 }
 
 func (q *Queries) CheckpointStates(ctx context.Context, layout int32) ([]CheckpointStatesRow, error) {
@@ -69,6 +75,8 @@ func (q *Queries) CheckpointStates(ctx context.Context, layout int32) ([]Checkpo
 			&i.Position,
 			&i.Clock,
 			&i.State,
+			&i.LastEnd,
+			&i.LastCrc,
 		); err != nil {
 			return nil, err
 		}
@@ -319,8 +327,8 @@ func (q *Queries) Pages(ctx context.Context, arg PagesParams) ([]PagesRow, error
 
 const saveCheckpoint = `-- name: SaveCheckpoint :exec
 UPDATE checkpoint
-SET number = $1, position = $2, clock = $3, state = $4, saved_at = now()
-WHERE layout = $5 AND partition = $6
+SET number = $1, position = $2, clock = $3, state = $4, last_end = $5, last_crc = $6, saved_at = now()
+WHERE layout = $7 AND partition = $8
 `
 
 type SaveCheckpointParams struct {
@@ -328,6 +336,8 @@ type SaveCheckpointParams struct {
 	Position  int64
 	Clock     int64
 	State     []byte
+	LastEnd   int64
+	LastCrc   int64
 	Layout    int32
 	Partition int32
 }
@@ -338,6 +348,8 @@ func (q *Queries) SaveCheckpoint(ctx context.Context, arg SaveCheckpointParams) 
 		arg.Position,
 		arg.Clock,
 		arg.State,
+		arg.LastEnd,
+		arg.LastCrc,
 		arg.Layout,
 		arg.Partition,
 	)

@@ -7,27 +7,122 @@ package dbsqlc
 
 import (
 	"context"
+
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
-const getLayout = `-- name: GetLayout :one
-SELECT observation_partitions, source_partitions FROM layout WHERE id = $1
+const abandonLayouts = `-- name: AbandonLayouts :many
+UPDATE layout SET state = 'abandoned' WHERE state = 'preparing' RETURNING topic
 `
 
-type GetLayoutRow struct {
-	ObservationPartitions int32
-	SourcePartitions      int32
+func (q *Queries) AbandonLayouts(ctx context.Context) ([]string, error) {
+	rows, err := q.db.Query(ctx, abandonLayouts)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var topic string
+		if err := rows.Scan(&topic); err != nil {
+			return nil, err
+		}
+		items = append(items, topic)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
-func (q *Queries) GetLayout(ctx context.Context, id int32) (GetLayoutRow, error) {
-	row := q.db.QueryRow(ctx, getLayout, id)
-	var i GetLayoutRow
-	err := row.Scan(&i.ObservationPartitions, &i.SourcePartitions)
-	return i, err
+const dropLayoutMarks = `-- name: DropLayoutMarks :exec
+DELETE FROM mark WHERE layout = $1
+`
+
+func (q *Queries) DropLayoutMarks(ctx context.Context, layout int32) error {
+	_, err := q.db.Exec(ctx, dropLayoutMarks, layout)
+	return err
+}
+
+const dropLayoutProfiles = `-- name: DropLayoutProfiles :exec
+DELETE FROM profile WHERE layout = $1
+`
+
+func (q *Queries) DropLayoutProfiles(ctx context.Context, layout int32) error {
+	_, err := q.db.Exec(ctx, dropLayoutProfiles, layout)
+	return err
+}
+
+const fenceCheckpoints = `-- name: FenceCheckpoints :exec
+UPDATE checkpoint SET epoch = epoch + 1 WHERE layout = $1
+`
+
+func (q *Queries) FenceCheckpoints(ctx context.Context, layout int32) error {
+	_, err := q.db.Exec(ctx, fenceCheckpoints, layout)
+	return err
+}
+
+const fenceSource = `-- name: FenceSource :execrows
+UPDATE source_position SET epoch = epoch + 1 WHERE incarnation = $1 AND partition = $2 AND epoch = $3
+`
+
+type FenceSourceParams struct {
+	Incarnation int32
+	Partition   int32
+	Epoch       int64
+}
+
+func (q *Queries) FenceSource(ctx context.Context, arg FenceSourceParams) (int64, error) {
+	result, err := q.db.Exec(ctx, fenceSource, arg.Incarnation, arg.Partition, arg.Epoch)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const fenceSources = `-- name: FenceSources :exec
+UPDATE source_position SET epoch = epoch + 1
+`
+
+func (q *Queries) FenceSources(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, fenceSources)
+	return err
+}
+
+const insertCheckpoint = `-- name: InsertCheckpoint :exec
+INSERT INTO checkpoint (layout, partition, number, position, clock, state, last_end, last_crc)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+`
+
+type InsertCheckpointParams struct {
+	Layout    int32
+	Partition int32
+	Number    int64
+	Position  int64
+	Clock     int64
+	State     []byte
+	LastEnd   int64
+	LastCrc   int64
+}
+
+func (q *Queries) InsertCheckpoint(ctx context.Context, arg InsertCheckpointParams) error {
+	_, err := q.db.Exec(ctx, insertCheckpoint,
+		arg.Layout,
+		arg.Partition,
+		arg.Number,
+		arg.Position,
+		arg.Clock,
+		arg.State,
+		arg.LastEnd,
+		arg.LastCrc,
+	)
+	return err
 }
 
 const insertLayout = `-- name: InsertLayout :exec
 INSERT INTO layout (id, observation_partitions, source_partitions)
-VALUES ($1, $2, $3)
+SELECT $1::integer, $2::integer, $3::integer
+WHERE NOT EXISTS (SELECT FROM layout)
 ON CONFLICT (id) DO NOTHING
 `
 
@@ -37,7 +132,222 @@ type InsertLayoutParams struct {
 	SourcePartitions      int32
 }
 
+// The first; what comes after is planned.
 func (q *Queries) InsertLayout(ctx context.Context, arg InsertLayoutParams) error {
 	_, err := q.db.Exec(ctx, insertLayout, arg.ID, arg.ObservationPartitions, arg.SourcePartitions)
 	return err
+}
+
+const layoutInForce = `-- name: LayoutInForce :one
+SELECT id, observation_partitions, source_partitions, topic FROM layout WHERE state = 'in_force'
+`
+
+type LayoutInForceRow struct {
+	ID                    int32
+	ObservationPartitions int32
+	SourcePartitions      int32
+	Topic                 string
+}
+
+func (q *Queries) LayoutInForce(ctx context.Context) (LayoutInForceRow, error) {
+	row := q.db.QueryRow(ctx, layoutInForce)
+	var i LayoutInForceRow
+	err := row.Scan(
+		&i.ID,
+		&i.ObservationPartitions,
+		&i.SourcePartitions,
+		&i.Topic,
+	)
+	return i, err
+}
+
+const lockCheckpoints = `-- name: LockCheckpoints :many
+SELECT partition, epoch, number FROM checkpoint WHERE layout = $1 ORDER BY partition FOR UPDATE
+`
+
+type LockCheckpointsRow struct {
+	Partition int32
+	Epoch     int64
+	Number    int64
+}
+
+func (q *Queries) LockCheckpoints(ctx context.Context, layout int32) ([]LockCheckpointsRow, error) {
+	rows, err := q.db.Query(ctx, lockCheckpoints, layout)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LockCheckpointsRow
+	for rows.Next() {
+		var i LockCheckpointsRow
+		if err := rows.Scan(&i.Partition, &i.Epoch, &i.Number); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const lockLayout = `-- name: LockLayout :one
+SELECT state FROM layout WHERE id = $1 FOR SHARE
+`
+
+// Whoever takes something over in a layout keeps it from being retired meanwhile.
+func (q *Queries) LockLayout(ctx context.Context, id int32) (string, error) {
+	row := q.db.QueryRow(ctx, lockLayout, id)
+	var state string
+	err := row.Scan(&state)
+	return state, err
+}
+
+const lockSources = `-- name: LockSources :many
+SELECT incarnation, partition, epoch, next FROM source_position ORDER BY incarnation, partition FOR UPDATE
+`
+
+type LockSourcesRow struct {
+	Incarnation int32
+	Partition   int32
+	Epoch       int64
+	Next        pgtype.Int8
+}
+
+func (q *Queries) LockSources(ctx context.Context) ([]LockSourcesRow, error) {
+	rows, err := q.db.Query(ctx, lockSources)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LockSourcesRow
+	for rows.Next() {
+		var i LockSourcesRow
+		if err := rows.Scan(
+			&i.Incarnation,
+			&i.Partition,
+			&i.Epoch,
+			&i.Next,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const openIncarnation = `-- name: OpenIncarnation :exec
+INSERT INTO source_incarnation (partition, incarnation, first_offset, generation, state, reason)
+VALUES ($1, $2, $3, $4, $5, $6)
+`
+
+type OpenIncarnationParams struct {
+	Partition   int32
+	Incarnation int32
+	FirstOffset int64
+	Generation  string
+	State       []byte
+	Reason      string
+}
+
+func (q *Queries) OpenIncarnation(ctx context.Context, arg OpenIncarnationParams) error {
+	_, err := q.db.Exec(ctx, openIncarnation,
+		arg.Partition,
+		arg.Incarnation,
+		arg.FirstOffset,
+		arg.Generation,
+		arg.State,
+		arg.Reason,
+	)
+	return err
+}
+
+const planLayout = `-- name: PlanLayout :one
+INSERT INTO layout (id, observation_partitions, source_partitions, topic, state)
+SELECT max(id) + 1, $1::integer, $2::integer, $3::text || (max(id) + 1)::text, 'preparing' FROM layout
+RETURNING id, topic
+`
+
+type PlanLayoutParams struct {
+	ObservationPartitions int32
+	SourcePartitions      int32
+	Prefix                string
+}
+
+type PlanLayoutRow struct {
+	ID    int32
+	Topic string
+}
+
+func (q *Queries) PlanLayout(ctx context.Context, arg PlanLayoutParams) (PlanLayoutRow, error) {
+	row := q.db.QueryRow(ctx, planLayout, arg.ObservationPartitions, arg.SourcePartitions, arg.Prefix)
+	var i PlanLayoutRow
+	err := row.Scan(&i.ID, &i.Topic)
+	return i, err
+}
+
+const saveSwitch = `-- name: SaveSwitch :exec
+INSERT INTO layout_switch (layout, incarnation, partition, switch_offset)
+SELECT $1::integer, unnest($2::integer[]), unnest($3::integer[]), unnest($4::bigint[])
+`
+
+type SaveSwitchParams struct {
+	Layout       int32
+	Incarnations []int32
+	Partitions   []int32
+	Offsets      []int64
+}
+
+func (q *Queries) SaveSwitch(ctx context.Context, arg SaveSwitchParams) error {
+	_, err := q.db.Exec(ctx, saveSwitch,
+		arg.Layout,
+		arg.Incarnations,
+		arg.Partitions,
+		arg.Offsets,
+	)
+	return err
+}
+
+const setLayoutState = `-- name: SetLayoutState :execrows
+UPDATE layout SET state = $1 WHERE id = $2 AND state = $3
+`
+
+type SetLayoutStateParams struct {
+	State    string
+	ID       int32
+	Expected string
+}
+
+func (q *Queries) SetLayoutState(ctx context.Context, arg SetLayoutStateParams) (int64, error) {
+	result, err := q.db.Exec(ctx, setLayoutState, arg.State, arg.ID, arg.Expected)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const sourceIncarnation = `-- name: SourceIncarnation :one
+SELECT incarnation, first_offset, generation, state FROM source_incarnation WHERE partition = $1 ORDER BY incarnation DESC LIMIT 1
+`
+
+type SourceIncarnationRow struct {
+	Incarnation int32
+	FirstOffset int64
+	Generation  string
+	State       []byte
+}
+
+func (q *Queries) SourceIncarnation(ctx context.Context, partition int32) (SourceIncarnationRow, error) {
+	row := q.db.QueryRow(ctx, sourceIncarnation, partition)
+	var i SourceIncarnationRow
+	err := row.Scan(
+		&i.Incarnation,
+		&i.FirstOffset,
+		&i.Generation,
+		&i.State,
+	)
+	return i, err
 }

@@ -136,14 +136,16 @@ func (q *Queries) SaveSource(ctx context.Context, arg SaveSourceParams) (int64, 
 }
 
 const standings = `-- name: Standings :many
-SELECT partition, next, clock, rewind FROM source_position WHERE incarnation = $1 ORDER BY partition
+SELECT DISTINCT ON (partition) partition, incarnation, next, clock, rewind
+FROM source_position WHERE incarnation >= $1 ORDER BY partition, incarnation DESC
 `
 
 type StandingsRow struct {
-	Partition int32
-	Next      pgtype.Int8
-	Clock     pgtype.Int8
-	Rewind    pgtype.Int8
+	Partition   int32
+	Incarnation int32
+	Next        pgtype.Int8
+	Clock       pgtype.Int8
+	Rewind      pgtype.Int8
 }
 
 func (q *Queries) Standings(ctx context.Context, incarnation int32) ([]StandingsRow, error) {
@@ -157,6 +159,7 @@ func (q *Queries) Standings(ctx context.Context, incarnation int32) ([]Standings
 		var i StandingsRow
 		if err := rows.Scan(
 			&i.Partition,
+			&i.Incarnation,
 			&i.Next,
 			&i.Clock,
 			&i.Rewind,

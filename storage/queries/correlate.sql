@@ -2,18 +2,18 @@
 INSERT INTO checkpoint AS c (layout, partition, epoch)
 VALUES (@layout, @partition, 1)
 ON CONFLICT (layout, partition) DO UPDATE SET epoch = c.epoch + 1
-RETURNING epoch, number, position, clock, state;
+RETURNING epoch, number, position, clock, state, last_end, last_crc;
 
 -- name: LockCheckpoint :one
 SELECT epoch, number FROM checkpoint WHERE layout = @layout AND partition = @partition FOR UPDATE;
 
 -- name: SaveCheckpoint :exec
 UPDATE checkpoint
-SET number = @number, position = @position, clock = @clock, state = @state, saved_at = now()
+SET number = @number, position = @position, clock = @clock, state = @state, last_end = @last_end, last_crc = @last_crc, saved_at = now()
 WHERE layout = @layout AND partition = @partition;
 
 -- name: CheckpointStates :many
-SELECT partition, number, position, clock, state FROM checkpoint WHERE layout = @layout ORDER BY partition;
+SELECT partition, number, position, clock, state, last_end, last_crc FROM checkpoint WHERE layout = @layout ORDER BY partition;
 
 -- name: Marks :many
 SELECT position, clock, state FROM mark

@@ -11,7 +11,8 @@ SET next = @next::bigint, generation = @generation, state = @state, clock = @clo
 WHERE incarnation = @incarnation AND partition = @partition AND epoch = @epoch;
 
 -- name: Standings :many
-SELECT partition, next, clock, rewind FROM source_position WHERE incarnation = @incarnation ORDER BY partition;
+SELECT DISTINCT ON (partition) partition, incarnation, next, clock, rewind
+FROM source_position WHERE incarnation >= @incarnation ORDER BY partition, incarnation DESC;
 
 -- name: AskRewind :exec
 -- A source that nobody has owned yet has nothing to write again.
