@@ -48,6 +48,9 @@ type Kafka struct {
 	Brokers               []string `yaml:"brokers"`                // host:port each; required
 	TLS                   bool     `yaml:"tls"`                    // Default false.
 	CAFile                string   `yaml:"ca_file"`                // PEM; the system's by default
+	CertFile              string   `yaml:"cert_file"`              // PEM, a client certificate, if the brokers ask for one
+	KeyFile               string   `yaml:"key_file"`               // PEM, of cert_file
+	ServerName            string   `yaml:"server_name"`            // that the brokers' certificates must have; each broker's host name by default
 	SASL                  SASL     `yaml:"sasl"`                   // none by default
 	LogsPartitions        int      `yaml:"logs_partitions"`        // of vedette.logs, fixed at first start. Default 4.
 	ObservationPartitions int      `yaml:"observation_partitions"` // of vedette.observations, fixed at first start. Default 4.
@@ -57,9 +60,22 @@ type Kafka struct {
 
 // SASL signs in to Kafka.
 type SASL struct {
-	Mechanism string        `yaml:"mechanism"` // plain, scram-sha-256 or scram-sha-512; empty for none
+	Mechanism string        `yaml:"mechanism"` // plain, scram-sha-256, scram-sha-512 or oauthbearer; empty for none
 	Username  string        `yaml:"username"`
 	Password  secret.String `yaml:"password"`
+	OAuth     OAuth         `yaml:"oauth"` // for oauthbearer
+}
+
+// OAuth says where the token comes from: a file that something else keeps fresh,
+// or an endpoint that knows the client's secret.
+type OAuth struct {
+	TokenFile    string            `yaml:"token_file"` // read for every connection
+	TokenURL     string            `yaml:"token_url"`  // https, or on this machine
+	ClientID     string            `yaml:"client_id"`
+	ClientSecret secret.String     `yaml:"client_secret"`
+	Scope        string            `yaml:"scope"`      // as the endpoint wants it
+	CAFile       string            `yaml:"ca_file"`    // PEM, for token_url; the system's by default
+	Extensions   map[string]string `yaml:"extensions"` // sent to brokers that ask for them, such as logicalCluster
 }
 
 // Postgres is the ledger.
@@ -194,7 +210,13 @@ func (c *Config) validate(required bool, fail func(key, format string, args ...a
 	for i, b := range c.Kafka.Brokers {
 		hostPort("kafka.brokers["+strconv.Itoa(i)+"]", b)
 	}
-	oneOf("kafka.sasl.mechanism", c.Kafka.SASL.Mechanism, "", "plain", "scram-sha-256", "scram-sha-512")
+	oneOf("kafka.sasl.mechanism", c.Kafka.SASL.Mechanism, "", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer")
+	if (c.Kafka.CertFile == "") != (c.Kafka.KeyFile == "") {
+		fail("kafka.cert_file", "want both cert_file and key_file, or neither")
+	}
+	if o := c.Kafka.SASL.OAuth; c.Kafka.SASL.Mechanism == "oauthbearer" && (o.TokenFile == "") == (o.TokenURL == "") {
+		fail("kafka.sasl.oauth", "want either token_file or token_url")
+	}
 	positive("kafka.logs_partitions", int64(c.Kafka.LogsPartitions))
 	positive("kafka.observation_partitions", int64(c.Kafka.ObservationPartitions))
 	positive("kafka.replication", int64(c.Kafka.Replication))

@@ -41,9 +41,10 @@ type TLSConfig struct {
 
 // SASLConfig authenticates to the brokers.
 type SASLConfig struct {
-	Mechanism string // PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty: none
-	Username  string
+	Mechanism string // PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER; empty: none
+	Username  string // for all but OAUTHBEARER
 	Password  secret.String
+	OAuth     OAuthConfig // for OAUTHBEARER
 }
 
 // Validate names the first field that cannot work.
@@ -62,8 +63,13 @@ func (c Config) Validate() error {
 	if _, err := c.SASL.mechanism(); err != nil {
 		return err
 	}
-	if strings.EqualFold(c.SASL.Mechanism, "PLAIN") && !c.TLS.Enabled && !loopback(c.Brokers) {
-		return errors.New("kafka sasl: PLAIN sends the password readably: enable TLS")
+	if !c.TLS.Enabled && !loopback(c.Brokers) {
+		switch strings.ToUpper(c.SASL.Mechanism) {
+		case "PLAIN":
+			return errors.New("kafka sasl: PLAIN sends the password readably: enable TLS")
+		case "OAUTHBEARER":
+			return errors.New("kafka sasl: OAUTHBEARER sends the token readably: enable TLS")
+		}
 	}
 	return nil
 }
@@ -109,6 +115,8 @@ func (c SASLConfig) mechanism() (sasl.Mechanism, error) {
 	switch strings.ToUpper(c.Mechanism) {
 	case "":
 		return nil, nil
+	case "OAUTHBEARER":
+		return c.OAuth.Mechanism()
 	case "PLAIN":
 		m = plain.Mechanism{Username: c.Username, Password: c.Password.Reveal()}
 	case "SCRAM-SHA-256":
@@ -116,7 +124,7 @@ func (c SASLConfig) mechanism() (sasl.Mechanism, error) {
 	case "SCRAM-SHA-512":
 		m, err = scram.Mechanism(scram.SHA512, c.Username, c.Password.Reveal())
 	default:
-		return nil, fmt.Errorf("kafka sasl: mechanism %q: want PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", c.Mechanism)
+		return nil, fmt.Errorf("kafka sasl: mechanism %q: want PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER", c.Mechanism)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kafka sasl: %w", err)

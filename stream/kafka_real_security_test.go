@@ -1,8 +1,6 @@
 package stream_test
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/segmentio/kafka-go"
 
 	"github.com/vedette-sec/vedette/internal/kafkatest"
 	"github.com/vedette-sec/vedette/secret"
@@ -104,22 +100,12 @@ func realOAuth(t *testing.T, k *kafkatest.Cluster, c *stream.Client) {
 		}
 		return s
 	}
-	pem, err := os.ReadFile(cr.CAFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(pem)
 	ask := func(t *testing.T, o stream.OAuthConfig) error {
 		t.Helper()
-		m, err := o.Mechanism()
-		if err != nil {
-			t.Fatal(err)
-		}
-		tr := &kafka.Transport{SASL: m, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
-		t.Cleanup(tr.CloseIdleConnections)
-		_, err = (&kafka.Client{Addr: kafka.TCP(k.BrokersOn(kafkatest.SASL)...), Transport: tr}).ApiVersions(ctx(t), &kafka.ApiVersionsRequest{})
-		return err
+		return client(t, stream.Config{
+			Brokers: k.BrokersOn(kafkatest.SASL), TLS: stream.TLSConfig{Enabled: true, CAFile: cr.CAFile},
+			SASL: stream.SASLConfig{Mechanism: "OAUTHBEARER", OAuth: o},
+		}).Ping(ctx(t))
 	}
 	file := filepath.Join(t.TempDir(), "token")
 	good := token(time.Hour, nil)

@@ -325,6 +325,10 @@ func TestConfigValidate(t *testing.T) {
 		"mechanism":  func(c *stream.Config) { c.SASL.Mechanism = "GSSAPI" },
 		"user name":  func(c *stream.Config) { c.SASL.Mechanism = "SCRAM-SHA-512" },
 		"enable TLS": func(c *stream.Config) { c.SASL = stream.SASLConfig{Mechanism: "PLAIN", Username: "u", Password: "p"} },
+		"token file": func(c *stream.Config) { c.SASL.Mechanism = "OAUTHBEARER" },
+		"the token readably": func(c *stream.Config) {
+			c.SASL = stream.SASLConfig{Mechanism: "oauthbearer", OAuth: stream.OAuthConfig{TokenFile: "x"}}
+		},
 		"invalid chara": func(c *stream.Config) {
 			c.SASL = stream.SASLConfig{Mechanism: "SCRAM-SHA-256", Username: "\u0000", Password: "p"}
 		},
