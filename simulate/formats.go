@@ -1,7 +1,6 @@
 package simulate
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +21,7 @@ func (f *fields) key(k string) {
 
 func (f *fields) text(k, v string) { f.key(k); f.b = appendString(f.b, v) }
 func (f *fields) raw(k, v string)  { f.key(k); f.b = append(f.b, v...) }
-func (f *fields) String() string   { return string(f.b) + "}" }
+func (f *fields) String() string   { return string(append(f.b, '}')) }
 
 // dash is how API Gateway writes a variable that is absent.
 func dash(s string) string {
@@ -53,7 +52,7 @@ type accessLine struct {
 // access writes an access log line and returns its id.
 func (s *sim) access(a accessLine) string {
 	id := s.letters(15) + "="
-	var f fields
+	f := fields{s.scratch[:0]}
 	f.text("v", "1")
 	f.text("requestId", s.uuid())
 	f.text("extendedRequestId", id)
@@ -102,13 +101,22 @@ func (s *sim) access(a accessLine) string {
 	f.text("wafResponseCode", "WAF_ALLOW")
 	f.text("webaclArn", "arn:aws:wafv2:"+region+":"+accountID+":regional/webacl/orders/11111111-2222-4333-8444-555555555555")
 	f.text("xrayTraceId", a.trace)
+	s.scratch = f.b
 	s.logEvent(apiGroup, apiGroup+"/"+stage, a.end, f.String())
 	return id
 }
 
 // logEvent writes an event of CloudWatch Logs and returns its id.
 func (s *sim) logEvent(group, stream string, t int64, message string) string {
-	id := "39" + fmt.Sprintf("%013d", t) + s.digits(41)
+	b := append(make([]byte, 0, 56), "39"...)
+	for n := int64(1e12); n > t && n > 1; n /= 10 {
+		b = append(b, '0')
+	}
+	b = strconv.AppendInt(b, t, 10)
+	for range 41 {
+		b = append(b, byte('0'+s.ids.IntN(10)))
+	}
+	id := string(b)
 	s.out.add(record{t: t, group: group, stream: stream, id: id, data: message})
 	return id
 }
@@ -148,7 +156,7 @@ func (s *sim) platformLines(v *invocation, e *env, duration, init float64, trace
 			o.text("message", own)
 			put(v.start+1, o.String())
 		}
-		var m fields
+		m := fields{make([]byte, 0, 192)}
 		m.raw("durationMs", fixed(duration, 3))
 		m.raw("billedDurationMs", strconv.FormatInt(billed, 10))
 		m.raw("memorySizeMB", strconv.Itoa(f.memory))
@@ -156,7 +164,7 @@ func (s *sim) platformLines(v *invocation, e *env, duration, init float64, trace
 		if v.cold {
 			m.raw("initDurationMs", fixed(init, 3))
 		}
-		var rec fields
+		rec := fields{make([]byte, 0, 512)}
 		rec.text("requestId", v.id)
 		rec.raw("metrics", m.String())
 		rec.b = append(rec.b, ',')
@@ -251,7 +259,7 @@ func (s *sim) trail(c call) string {
 		}
 		return v
 	}
-	var f fields
+	f := fields{s.scratch[:0]}
 	f.text("eventVersion", "1.11")
 	f.raw("userIdentity", c.who.user)
 	f.text("eventTime", time.UnixMilli(c.t).UTC().Format("2006-01-02T15:04:05Z"))
@@ -292,6 +300,7 @@ func (s *sim) trail(c call) string {
 	if !strings.HasSuffix(c.who.ip, ".amazonaws.com") {
 		f.raw("tlsDetails", `{"tlsVersion":"TLSv1.3","cipherSuite":"TLS_AES_128_GCM_SHA256","clientProvidedHostHeader":"`+c.source+`.`+region+`.amazonaws.com"}`)
 	}
+	s.scratch = f.b
 	// Delivered some minutes later, in no order.
 	s.out.add(record{t: c.t + 60_000 + s.ids.Int64N(4*60_000), data: f.String()})
 	return id

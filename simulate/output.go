@@ -1,9 +1,6 @@
 package simulate
 
 import (
-	"bufio"
-	"compress/gzip"
-	"container/heap"
 	"errors"
 	"fmt"
 	"os"
@@ -23,32 +20,26 @@ type record struct {
 	data   string // the message, or the CloudTrail record
 }
 
-type records []record
+func beforeRecord(a, b *record) bool { return a.t < b.t || a.t == b.t && a.seq < b.seq }
 
-func (r records) Len() int { return len(r) }
-func (r records) Less(i, j int) bool {
-	return r[i].t < r[j].t || r[i].t == r[j].t && r[i].seq < r[j].seq
-}
-func (r records) Swap(i, j int) { r[i], r[j] = r[j], r[i] }
-func (r *records) Push(x any)   { *r = append(*r, x.(record)) }
-func (r *records) Pop() any {
-	old := *r
-	x := old[len(old)-1]
-	*r = old[:len(old)-1]
-	return x
-}
-
-// output puts records in order and writes the files: CloudTrail's one for five
-// minutes, a log group's one a day.
+// output puts records in order and hands them to the writers of the files:
+// CloudTrail's one for five minutes, a log group's one a day.
 type output struct {
 	root    string
-	pending records
+	pending queue[record]
 	seq     int
-	trail   trailFile
-	groups  map[string]*groupFile
+	trail   *writer
+	window  int64 // of the trail's file
+	groups  map[string]*groupOutput
 	token   func(n int) string
 	records int
 	files   int
+}
+
+// groupOutput is where the records of a log group go.
+type groupOutput struct {
+	*writer
+	day int64
 }
 
 func newOutput(dir string) (*output, error) {
@@ -65,31 +56,71 @@ func newOutput(dir string) (*output, error) {
 			return nil, fmt.Errorf("simulate: make directory: %w", err)
 		}
 	}
-	return &output{root: root, groups: map[string]*groupFile{}}, nil
+	return &output{
+		root: root, pending: queue[record]{before: beforeRecord},
+		trail: newWriter(&trailFormat{}), window: -1, groups: map[string]*groupOutput{},
+	}, nil
 }
 
 func (o *output) add(r record) {
 	o.seq++
 	r.seq = o.seq
-	heap.Push(&o.pending, r)
+	o.pending.push(r)
 }
 
-// flush writes the records before t, ms.
+// flush hands the records before t, ms, to the writers.
 func (o *output) flush(t int64) error {
-	for len(o.pending) > 0 && o.pending[0].t < t {
-		r := heap.Pop(&o.pending).(record)
-		var err error
-		if r.group == "" {
-			err = o.writeTrail(r)
-		} else {
-			err = o.writeGroup(r)
-		}
-		if err != nil {
+	for o.pending.len() > 0 && o.pending.top().t < t {
+		r := o.pending.pop()
+		if err := o.put(r); err != nil {
 			return fmt.Errorf("simulate: write logs: %w", err)
 		}
-		o.records++
 	}
 	return nil
+}
+
+func (o *output) put(r record) error {
+	o.records++
+	if r.group == "" {
+		return o.putTrail(r)
+	}
+	return o.putGroup(r)
+}
+
+// delivery is how often CloudTrail writes a file, ms.
+const delivery = 5 * 60_000
+
+func (o *output) putTrail(r record) error {
+	if w := r.t / delivery; w != o.window {
+		o.window = w
+		o.files++
+		at := time.UnixMilli(w * delivery).UTC()
+		if err := o.trail.create(filepath.Join(o.root, "cloudtrail", "AWSLogs", accountID, "CloudTrail", region, at.Format("2006/01/02"),
+			accountID+"_CloudTrail_"+region+"_"+at.Format("20060102T1504Z")+"_"+o.token(16)+".json.gz")); err != nil {
+			return err
+		}
+	}
+	return o.trail.put(r)
+}
+
+func (o *output) putGroup(r record) error {
+	g := o.groups[r.group]
+	if g == nil {
+		g = &groupOutput{newWriter(&groupFormat{group: r.group, events: map[string][]record{}}), -1}
+		o.groups[r.group] = g
+	}
+	if d := r.t / day; d != g.day {
+		g.day = d
+		o.files++
+		kind, name := "lambda", filepath.Base(r.group)
+		if r.group == apiGroup {
+			kind = "apigateway"
+		}
+		if err := g.create(filepath.Join(o.root, kind, name, time.UnixMilli(r.t).UTC().Format("2006-01-02")+".json.gz")); err != nil {
+			return err
+		}
+	}
+	return g.put(r)
 }
 
 // close writes what is pending and closes the files. end is the end of the
@@ -99,13 +130,12 @@ func (o *output) close(end int64) error {
 		return errors.Join(err, o.abort())
 	}
 	// What CloudTrail would deliver after the end comes with its last file.
-	for len(o.pending) > 0 {
-		r := heap.Pop(&o.pending).(record)
-		r.t = end - 1
-		if err := o.writeTrail(r); err != nil {
+	for o.pending.len() > 0 {
+		r := o.pending.pop()
+		r.group, r.t = "", end-1
+		if err := o.put(r); err != nil {
 			return errors.Join(fmt.Errorf("simulate: write logs: %w", err), o.abort())
 		}
-		o.records++
 	}
 	return o.abort()
 }
@@ -117,140 +147,71 @@ func (o *output) abort() error {
 		err = errors.Join(err, g.close())
 	}
 	if err != nil {
-		return fmt.Errorf("simulate: close logs: %w", err)
+		return fmt.Errorf("simulate: write logs: %w", err)
 	}
 	return nil
 }
 
-// zipFile is a file written compressed.
-type zipFile struct {
-	f *os.File
-	z *gzip.Writer
-	w *bufio.Writer
+// trailFormat writes CloudTrail's files.
+type trailFormat struct{ any bool }
+
+func (f *trailFormat) begin(b []byte) []byte {
+	f.any = false
+	return append(b, `{"Records":[`...)
 }
 
-func createZip(path string) (*zipFile, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return &zipFile{f, z, bufio.NewWriterSize(z, 64<<10)}, nil
-}
-
-func (z *zipFile) close() error {
-	return errors.Join(z.w.Flush(), z.z.Close(), z.f.Close())
-}
-
-// delivery is how often CloudTrail writes a file, ms.
-const delivery = 5 * 60_000
-
-// trailFile is the CloudTrail file being written.
-type trailFile struct {
-	window int64
-	zip    *zipFile
-	any    bool
-}
-
-func (o *output) writeTrail(r record) error {
-	f := &o.trail
-	if w := r.t / delivery; f.zip == nil || w != f.window {
-		if err := f.close(); err != nil {
-			return err
-		}
-		at := time.UnixMilli(w * delivery).UTC()
-		z, err := createZip(filepath.Join(o.root, "cloudtrail", "AWSLogs", accountID, "CloudTrail", region, at.Format("2006/01/02"),
-			accountID+"_CloudTrail_"+region+"_"+at.Format("20060102T1504Z")+"_"+o.token(16)+".json.gz"))
-		if err != nil {
-			return err
-		}
-		o.files++
-		f.zip, f.window, f.any = z, w, false
-		z.w.WriteString(`{"Records":[`)
-	}
+func (f *trailFormat) append(b []byte, r *record) []byte {
 	if f.any {
-		f.zip.w.WriteByte(',')
+		b = append(b, ',')
 	}
 	f.any = true
-	_, err := f.zip.w.WriteString(r.data)
-	return err
+	return append(b, r.data...)
 }
 
-func (f *trailFile) close() error {
-	if f.zip == nil {
-		return nil
-	}
-	z := f.zip
-	f.zip = nil
-	_, err := z.w.WriteString("]}")
-	return errors.Join(err, z.close())
-}
+func (f *trailFormat) end(b []byte) []byte { return append(b, "]}"...) }
 
 // batching is how long log events of a stream are gathered for one envelope, ms.
 const batching = 10_000
 
-// groupFile is the file of one log group and day being written.
-type groupFile struct {
+// groupFormat writes a log group's files: the subscription messages of windows,
+// one a stream and line.
+type groupFormat struct {
 	group   string
-	day     int64
-	zip     *zipFile
 	window  int64
 	streams []string // of this window, in the order of their first event
 	events  map[string][]record
+	free    [][]record
 }
 
-func (o *output) writeGroup(r record) error {
-	g := o.groups[r.group]
-	if g == nil {
-		g = &groupFile{group: r.group, events: map[string][]record{}}
-		o.groups[r.group] = g
+func (f *groupFormat) begin(b []byte) []byte { return b }
+
+func (f *groupFormat) append(b []byte, r *record) []byte {
+	if w := r.t / batching; w != f.window {
+		b = f.end(b)
+		f.window = w
 	}
-	if w := r.t / batching; w != g.window {
-		if err := g.writeEnvelopes(); err != nil {
-			return err
+	es, ok := f.events[r.stream]
+	if !ok {
+		f.streams = append(f.streams, r.stream)
+		if n := len(f.free); n > 0 {
+			es, f.free = f.free[n-1], f.free[:n-1]
 		}
-		g.window = w
 	}
-	if day := r.t / 86_400_000; g.zip == nil || day != g.day {
-		if err := g.close(); err != nil {
-			return err
-		}
-		kind, name := "lambda", filepath.Base(r.group)
-		if r.group == apiGroup {
-			kind = "apigateway"
-		}
-		z, err := createZip(filepath.Join(o.root, kind, name, time.UnixMilli(r.t).UTC().Format("2006-01-02")+".json.gz"))
-		if err != nil {
-			return err
-		}
-		o.files++
-		g.zip, g.day = z, day
-	}
-	if len(g.events[r.stream]) == 0 {
-		g.streams = append(g.streams, r.stream)
-	}
-	g.events[r.stream] = append(g.events[r.stream], r)
-	return nil
+	f.events[r.stream] = append(es, *r)
+	return b
 }
 
-// writeEnvelopes writes the window's events, one subscription message a stream
-// and line.
-func (g *groupFile) writeEnvelopes() error {
-	for _, stream := range g.streams {
-		events := g.events[stream]
-		b := make([]byte, 0, 512*len(events))
+// end writes the window's envelopes.
+func (f *groupFormat) end(b []byte) []byte {
+	for _, stream := range f.streams {
 		b = append(b, `{"messageType":"DATA_MESSAGE","owner":"`+accountID+`","logGroup":`...)
-		b = appendString(b, g.group)
+		b = appendString(b, f.group)
 		b = append(b, `,"logStream":`...)
 		b = appendString(b, stream)
 		b = append(b, `,"subscriptionFilters":["to-vedette"],"logEvents":[`...)
-		for i, e := range events {
+		events := f.events[stream]
+		for i := range events {
+			e := &events[i]
 			if i > 0 {
 				b = append(b, ',')
 			}
@@ -263,43 +224,37 @@ func (g *groupFile) writeEnvelopes() error {
 			b = append(b, '}')
 		}
 		b = append(b, "]}\n"...)
-		if _, err := g.zip.w.Write(b); err != nil {
-			return err
-		}
-		delete(g.events, stream)
+		clear(events)
+		f.free = append(f.free, events[:0])
+		delete(f.events, stream)
 	}
-	g.streams = g.streams[:0]
-	return nil
-}
-
-func (g *groupFile) close() error {
-	if g.zip == nil {
-		return nil
-	}
-	err := g.writeEnvelopes()
-	z := g.zip
-	g.zip = nil
-	return errors.Join(err, z.close())
+	f.streams = f.streams[:0]
+	return b
 }
 
 // appendString appends s as a JSON string. It is for the simulation's own texts,
 // which are valid UTF-8.
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
+	plain := 0 // from where on nothing needs an escape
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"', c == '\\':
+		c := s[i]
+		if c >= 0x20 && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, s[plain:i]...)
+		plain = i + 1
+		switch c {
+		case '"', '\\':
 			b = append(b, '\\', c)
-		case c == '\n':
+		case '\n':
 			b = append(b, `\n`...)
-		case c == '\t':
+		case '\t':
 			b = append(b, `\t`...)
-		case c < 0x20:
+		default:
 			b = append(b, `\u00`...)
 			b = append(b, hexDigits[c>>4], hexDigits[c&15])
-		default:
-			b = append(b, c)
 		}
 	}
-	return append(b, '"')
+	return append(append(b, s[plain:]...), '"')
 }

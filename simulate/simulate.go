@@ -10,7 +10,6 @@
 package simulate
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -112,8 +111,9 @@ type sim struct {
 	rng        *rand.Rand // of the benign traffic: the same requests with and without episodes
 	ids        *rand.Rand
 	out        *output
-	actions    actions
+	actions    queue[action]
 	seq        int
+	scratch    []byte
 
 	users   []*user
 	fns     map[string]*fn
@@ -125,13 +125,14 @@ type sim struct {
 
 func newSim(o Options, out *output) *sim {
 	s := &sim{
-		opts:  o,
-		start: o.Start.UnixMilli(),
-		end:   o.Start.Add(o.Duration).UnixMilli(),
-		rng:   rand.New(rand.NewPCG(o.Seed, 1)),
-		ids:   rand.New(rand.NewPCG(o.Seed, 2)),
-		out:   out,
-		fns:   map[string]*fn{},
+		opts:    o,
+		start:   o.Start.UnixMilli(),
+		end:     o.Start.Add(o.Duration).UnixMilli(),
+		rng:     rand.New(rand.NewPCG(o.Seed, 1)),
+		ids:     rand.New(rand.NewPCG(o.Seed, 2)),
+		out:     out,
+		fns:     map[string]*fn{},
+		actions: queue[action]{before: beforeAction},
 	}
 	s.populate()
 	s.meanLoad = meanLoad(s.start, s.end)
@@ -149,17 +150,17 @@ func (s *sim) at(t int64, f func(t int64)) {
 		return
 	}
 	s.seq++
-	heap.Push(&s.actions, action{t, s.seq, f})
+	s.actions.push(action{t, s.seq, f})
 }
 
 func (s *sim) run(ctx context.Context) error {
-	for n := 0; len(s.actions) > 0; n++ {
+	for n := 0; s.actions.len() > 0; n++ {
 		if n%1024 == 0 {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("simulate: %w", err)
 			}
 		}
-		a := heap.Pop(&s.actions).(action)
+		a := s.actions.pop()
 		if err := s.out.flush(a.t); err != nil {
 			return err
 		}
@@ -175,20 +176,7 @@ type action struct {
 	do  func(t int64)
 }
 
-type actions []action
-
-func (a actions) Len() int { return len(a) }
-func (a actions) Less(i, j int) bool {
-	return a[i].t < a[j].t || a[i].t == a[j].t && a[i].seq < a[j].seq
-}
-func (a actions) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
-func (a *actions) Push(x any)   { *a = append(*a, x.(action)) }
-func (a *actions) Pop() any {
-	old := *a
-	x := old[len(old)-1]
-	*a = old[:len(old)-1]
-	return x
-}
+func beforeAction(a, b *action) bool { return a.t < b.t || a.t == b.t && a.seq < b.seq }
 
 // between is a number in [low, high).
 func between(r *rand.Rand, low, high int64) int64 { return low + r.Int64N(high-low) }
@@ -238,14 +226,6 @@ func (s *sim) hex(n int) string {
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = hexDigits[s.ids.IntN(16)]
-	}
-	return string(b)
-}
-
-func (s *sim) digits(n int) string {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte('0' + s.ids.IntN(10))
 	}
 	return string(b)
 }

@@ -1,6 +1,7 @@
 package simulate_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -360,6 +361,29 @@ func TestWriteMMDB(t *testing.T) {
 	if len(countries) < 6 {
 		t.Errorf("countries %v", countries)
 	}
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := simulate.Run(ctx, simulate.Options{Start: start, Duration: time.Hour, Out: t.TempDir()})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// BenchmarkRun is what the demo waits for.
+func BenchmarkRun(b *testing.B) {
+	b.ReportAllocs()
+	records := 0
+	for b.Loop() {
+		res, err := simulate.Run(b.Context(), simulate.Options{Start: start, Duration: 24 * time.Hour, Out: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		records += res.Records
+	}
+	b.ReportMetric(float64(records)/b.Elapsed().Seconds(), "records/s")
 }
 
 func TestRunRefuses(t *testing.T) {
