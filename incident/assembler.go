@@ -121,12 +121,16 @@ func (a *Assembler) Step(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.opts.Deadline)
 	defer cancel()
 	var b *batch
+	began := a.opts.Now()
 	err := a.opts.Ledger.Assemble(ctx, a.shard, a.epoch.Load(), func(tx Tx) error {
 		b = &batch{opts: &a.opts, tx: tx, now: a.opts.Now().UTC()}
 		return b.assemble(ctx)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("incident: assemble: %w", err)
+	}
+	if b.findings > 0 {
+		a.m.took.Observe(a.opts.Now().Sub(began).Seconds())
 	}
 	a.m.assembled.Add(float64(b.findings))
 	a.m.common.Add(float64(b.common))

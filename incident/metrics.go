@@ -7,6 +7,7 @@ type metrics struct {
 	incidents *prometheus.CounterVec
 	failures  prometheus.Counter
 	lag       prometheus.Gauge
+	took      prometheus.Histogram
 	evidence  *prometheus.CounterVec
 	common    prometheus.Counter
 	badKeys   prometheus.Counter
@@ -30,6 +31,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "vedette_assembler_lag_seconds",
 			Help: "Age of the newest event of the latest finding assembled.",
 		}),
+		took: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "vedette_assembler_duration_seconds",
+			Help: "Time to assemble a batch of changed findings in one transaction.", Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
 		evidence: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "vedette_evidence_records_total",
 			Help: "Evidence records by what became of copying them.",
@@ -52,7 +57,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	for _, s := range []EvidenceState{EvidenceCopied, EvidenceMismatch, EvidenceExpired} {
 		m.evidence.WithLabelValues(string(s))
 	}
-	for _, c := range []prometheus.Collector{m.assembled, m.incidents, m.failures, m.lag, m.evidence, m.common, m.badKeys} {
+	for _, c := range []prometheus.Collector{m.assembled, m.incidents, m.failures, m.lag, m.took, m.evidence, m.common, m.badKeys} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

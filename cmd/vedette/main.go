@@ -31,6 +31,7 @@ type CLI struct {
 	Token      TokenCmd      `cmd:"" help:"Create, list and revoke API tokens."`
 	DeadLetter DeadLetterCmd `cmd:"" name:"deadletter" help:"List, show and retry records that could not be decoded."`
 	Doctor     DoctorCmd     `cmd:"" help:"Check everything that Vedette depends on, and say what to do."`
+	Bench      BenchCmd      `cmd:"" help:"Measure throughput, latency and memory with generated traffic, on this machine or against a given Kafka."`
 	Version    VersionCmd    `cmd:"" help:"Print the version."`
 }
 

@@ -111,6 +111,7 @@ var houses = []struct {
 	{"internal/archtest", nil, "it reads source"},
 	{"internal", []string{"..."}, "integration tests see everything"},
 	{"app", []string{"..."}, "wiring"},
+	{"bench", []string{"..."}, "it drives the whole service and its parts, as they run, and measures them"},
 	{"cmd", []string{"..."}, "wiring"},
 }
 
@@ -122,10 +123,10 @@ var alone = []struct {
 }{
 	{"storage/dbsqlc", []string{"storage"}, "generated queries are storage's own; others ask storage"},
 	{"storage/pgtest", nil, "it is for tests"},
-	{"storage/localpg", []string{"storage/pgtest", "cmd", "internal"}, "only `vedette dev` and tests run a Postgres of their own"},
-	{"stream/devbroker", []string{"cmd", "app", "internal"}, "only `vedette dev` and tests run a broker of their own"},
-	{"storage", []string{"app", "cmd", "internal", "storage/pgtest"}, "decisions do not depend on where things are kept: declare an interface"},
-	{"app", []string{"cmd", "internal"}, "it wires the parts together: a part that needs it is in the wrong place"},
+	{"storage/localpg", []string{"storage/pgtest", "cmd", "internal", "bench"}, "only `vedette dev` and tests run a Postgres of their own"},
+	{"stream/devbroker", []string{"cmd", "app", "internal", "bench"}, "only `vedette dev` and tests run a broker of their own"},
+	{"storage", []string{"app", "cmd", "internal", "bench", "storage/pgtest"}, "decisions do not depend on where things are kept: declare an interface"},
+	{"app", []string{"cmd", "internal", "bench"}, "it wires the parts together: a part that needs it is in the wrong place"},
 	{"simulate", []string{"app", "cmd", "internal"}, "what is simulated is input like any other"},
 	{"replay", []string{"app", "cmd", "internal"}, "a command, not a library"},
 }
