@@ -3,7 +3,6 @@ package spinetest
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -25,6 +24,8 @@ const ready = "ready\n"
 type childSite struct {
 	Brokers           []string
 	Observations, DSN string
+	Logs, Obs         int
+	Share             bool // join the groups instead of taking everything
 }
 
 // TestMain is also the process that gets killed.
@@ -53,15 +54,21 @@ func child(env string) int {
 			failed = err
 			return
 		}
-		s := &site{brokers: cs.Brokers, observations: cs.Observations, dsn: cs.DSN, gens: gens, log: quiet()}
+		s := &site{brokers: cs.Brokers, observations: cs.Observations, dsn: cs.DSN, gens: gens, log: quiet(), logs: cs.Logs, obs: cs.Obs}
 		db, c, err := s.open(ctx)
 		if err != nil {
-			failed = err
+			if ctx.Err() == nil { // not told to stop already
+				failed = err
+			}
 			return
 		}
 		defer db.Close()
 		defer c.Close()
-		w, err := s.start(db, c, crewOptions{every: 30 * time.Millisecond, faults: &faults{}})
+		o := crewOptions{every: 30 * time.Millisecond, faults: &faults{}}
+		if cs.Share {
+			o.share = hurried()
+		}
+		w, err := s.start(db, c, o)
 		if err != nil {
 			failed = err
 			return
@@ -82,6 +89,7 @@ func TestProcessKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for some seconds")
 	}
+	t.Parallel() // with the other that mostly waits for processes
 	seed := *seedFlag
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -113,29 +121,13 @@ func TestProcessKilled(t *testing.T) {
 		done <- nil
 	}()
 
-	env, err := json.Marshal(childSite{s.brokers, s.observations, s.dsn})
+	env, err := json.Marshal(childSite{Brokers: s.brokers, Observations: s.observations, DSN: s.dsn})
 	if err != nil {
 		t.Fatal(err)
 	}
-	spawn := func() *exec.Cmd {
-		cmd := exec.CommandContext(ctx, os.Args[0])
-		cmd.Env = append(os.Environ(), childEnv+"="+string(env))
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(out, make([]byte, len(ready))); err != nil {
-			t.Fatalf("child did not start: %v", err)
-		}
-		return cmd
-	}
 	var before *exec.Cmd
 	for range 8 {
-		cmd := spawn()
+		cmd := spawn(t, ctx, env)
 		time.Sleep(time.Duration(100+rnd.IntN(600)) * time.Millisecond) // any instant will do: that is the test
 		if before != nil {
 			kill(t, before)
@@ -153,16 +145,11 @@ func TestProcessKilled(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	last := spawn()
+	last := spawn(t, ctx, env)
 	if err := s.settled(ctx, db, c); err != nil {
 		t.Fatal(err)
 	}
-	if err := last.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := last.Wait(); err != nil {
-		t.Errorf("the last process: %v", err)
-	}
+	stop(t, last)
 	got, err := s.effects(ctx, db, c)
 	if err != nil {
 		t.Fatal(err)

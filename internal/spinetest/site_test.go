@@ -242,7 +242,20 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 	if err != nil {
 		return nil, err
 	}
-	parts := []func(context.Context) error{rewinds.Run, assembler.Run}
+	parts := []func(context.Context) error{rewinds.Run, func(ctx context.Context) error {
+		for {
+			err := assembler.Run(ctx)
+			if o.share == nil || !errors.Is(err, incident.ErrFenced) {
+				return err
+			}
+			// No group says whose turn it is: whoever is left has to come back.
+			select {
+			case <-time.After(time.Duration(200+rand.IntN(400)) * time.Millisecond):
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}}
 	for _, topic := range []struct {
 		name string
 		n    int
