@@ -183,7 +183,7 @@ type site struct {
 const embeddedPartitions = 2
 
 // The embedded broker holds what it keeps in memory, so what has been read goes.
-var embeddedRetention = app.Retention{Bytes: 256 << 20, SegmentBytes: 8 << 20}
+var embeddedRetention = app.Retention{Bytes: 64 << 20, SegmentBytes: 8 << 20}
 
 func startSite(ctx context.Context, dir string, rules []string, o *Options) (_ *site, err error) {
 	s := &site{o: o, cfg: config.Default(), opened: newOpened()}

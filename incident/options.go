@@ -21,7 +21,7 @@ type Options struct {
 	CommonRules int           // an entity on which more rules found something in a day joins no more; 30
 
 	Batch int           // findings assembled in one transaction, about; 500
-	Poll  time.Duration // how often an idle assembler looks; 500 ms
+	Poll  time.Duration // how often an idle assembler looks; 100 ms
 	// Deadline bounds one transaction; 30 s.
 	Deadline time.Duration
 
@@ -45,7 +45,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"Join", &o.Join, 30 * time.Minute},
 		{"Repeat", &o.Repeat, 2 * time.Hour},
 		{"Reopen", &o.Reopen, 24 * time.Hour},
-		{"Poll", &o.Poll, 500 * time.Millisecond},
+		{"Poll", &o.Poll, 100 * time.Millisecond},
 		{"Deadline", &o.Deadline, 30 * time.Second},
 	} {
 		if *d.v < 0 {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"slices"
 	"time"
@@ -32,6 +33,7 @@ type baseline struct {
 	maxOpen  int64 // of append time that a bucket waits at most
 	forced   int64 // last minute of A at which that was looked after
 	ratio    bool
+	salt     uint64
 	open     map[bucketID]*bucket
 	due      heap[*bucket]
 }
@@ -48,17 +50,11 @@ type bucket struct {
 	stamp  int64 // least append stamp in it
 	closed bool
 	events []bucketEvent
-	ids    map[eventID]int32
-	counts [2]int // by ref, past the bound included
+	index  []uint32 // of events by what tells them apart: open addressing, 1 + place, 0 empty; a power of two long
+	counts [2]int   // by ref, past the bound included
 	over   logHistogram
 	first  int64
 	last   int64
-}
-
-type eventID struct {
-	time int64
-	id   uint64
-	ref  uint8
 }
 
 type bucketEvent struct {
@@ -85,6 +81,7 @@ func newBaseline(b *base) (*baseline, error) {
 		base: b, size: int64(b.c.Timespan), open: map[bucketID]*bucket{}, forced: never,
 		ratio: b.c.Measure == "ratio", limit: max(256, 2*b.c.MinBuckets),
 	}
+	n.salt = maphash.String(b.seed, "salt")
 	if !n.ratio && b.c.Measure != "p95" {
 		return nil, fmt.Errorf("measure %q is not supported", b.c.Measure)
 	}
@@ -130,7 +127,7 @@ func (n *baseline) bucket(slot uint32, k int64, full []byte) *bucket {
 		_, key := n.split(full)
 		spread := min(n.size/8, int64(30*time.Second))
 		at := (k+1)*n.size + int64(detect.KeyHash("spread", key)%uint64(spread+1))
-		b = &bucket{bucketID: id, at: at, stamp: always, ids: map[eventID]int32{}, first: always, last: never}
+		b = &bucket{bucketID: id, at: at, stamp: always, first: always, last: never}
 		n.open[id] = b
 		n.due.push(b)
 	}
@@ -139,28 +136,60 @@ func (n *baseline) bucket(slot uint32, k int64, full []byte) *bucket {
 
 func (b *bucket) add(o *detect.Observation, n *baseline) {
 	b.stamp = min(b.stamp, o.Stamp)
-	id := eventID{o.Time, o.IDHash, 0}
+	var ref uint8
 	if n.ratio {
-		id.ref = min(o.Ref, 1)
+		ref = min(o.Ref, 1)
 	}
-	if i, ok := b.ids[id]; ok {
+	if ev := b.find(n.salt, o, ref); ev != nil {
 		n.e.stats.Duplicates++
-		if ev := &b.events[i]; detect.ComparePointer(o.Pointer, ev.Pointer) < 0 {
+		if detect.ComparePointer(o.Pointer, ev.Pointer) < 0 {
 			ev.Pointer = o.Pointer
 		}
 		return
 	}
-	b.counts[id.ref]++
+	b.counts[ref]++
 	b.first, b.last = min(b.first, o.Time), max(b.last, o.Time)
 	if len(b.events) >= min(n.e.opts.ExactIDs, 1<<27)*8 {
 		b.over.add(o.Number)
 		return
 	}
-	b.ids[id] = int32(len(b.events))
 	b.events = append(b.events, bucketEvent{
 		Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
-		number:   o.Number, ref: id.ref,
+		number:   o.Number, ref: ref,
 	})
+	if 4*len(b.events) > 3*len(b.index) {
+		b.index = make([]uint32, max(16, 2*len(b.index)))
+		for i := range b.events {
+			b.place(n.salt, i)
+		}
+		return
+	}
+	b.place(n.salt, len(b.events)-1)
+}
+
+// find looks for an event among those kept.
+func (b *bucket) find(salt uint64, o *detect.Observation, ref uint8) *bucketEvent {
+	if len(b.index) == 0 {
+		return nil
+	}
+	mask := uint64(len(b.index) - 1)
+	for i := mix(salt, uint64(o.Time), o.IDHash, uint64(ref)) & mask; b.index[i] != 0; i = (i + 1) & mask {
+		if ev := &b.events[b.index[i]-1]; ev.IDHash == o.IDHash && ev.Time == o.Time && ev.ref == ref {
+			return ev
+		}
+	}
+	return nil
+}
+
+// place indexes the i'th event.
+func (b *bucket) place(salt uint64, i int) {
+	ev := &b.events[i]
+	mask := uint64(len(b.index) - 1)
+	at := mix(salt, uint64(ev.Time), ev.IDHash, uint64(ev.ref)) & mask
+	for b.index[at] != 0 {
+		at = (at + 1) & mask
+	}
+	b.index[at] = uint32(i) + 1
 }
 
 func (n *baseline) advance() {
