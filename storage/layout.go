@@ -337,3 +337,34 @@ func (db *DB) Tails(ctx context.Context, s detect.Source) ([]detect.Tail, error)
 	}
 	return tails, nil
 }
+
+// SourcePosition reads a position as saved, without taking the source over.
+func (db *DB) SourcePosition(ctx context.Context, s detect.Source) (match.Position, error) {
+	var r dbsqlc.SourcePositionRow
+	err := db.retry(ctx, "source_position", func() (err error) {
+		r, err = db.q.SourcePosition(ctx, dbsqlc.SourcePositionParams{Incarnation: int32(s.Incarnation), Partition: s.Partition})
+		return err
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return match.Position{Clock: math.MinInt64}, nil
+	}
+	if err != nil {
+		return match.Position{}, fmt.Errorf("read the position of source %d/%d: %w", s.Incarnation, s.Partition, err)
+	}
+	return match.Position{
+		Epoch: r.Epoch, Next: r.Next.Int64, Known: r.Next.Valid, Generation: r.Generation, State: r.State, Clock: clock(r.Clock),
+	}, nil
+}
+
+// Checkpoints returns what each partition's checkpoint stands at.
+func (db *DB) Checkpoints(ctx context.Context) (map[int32]correlate.Mark, error) {
+	states, err := db.CheckpointStates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	marks := make(map[int32]correlate.Mark, len(states))
+	for _, s := range states {
+		marks[s.Partition] = s.Mark
+	}
+	return marks, nil
+}

@@ -351,3 +351,33 @@ func (q *Queries) SourceIncarnation(ctx context.Context, partition int32) (Sourc
 	)
 	return i, err
 }
+
+const sourcePosition = `-- name: SourcePosition :one
+SELECT epoch, next, generation, state, clock FROM source_position WHERE incarnation = $1 AND partition = $2
+`
+
+type SourcePositionParams struct {
+	Incarnation int32
+	Partition   int32
+}
+
+type SourcePositionRow struct {
+	Epoch      int64
+	Next       pgtype.Int8
+	Generation string
+	State      []byte
+	Clock      pgtype.Int8
+}
+
+func (q *Queries) SourcePosition(ctx context.Context, arg SourcePositionParams) (SourcePositionRow, error) {
+	row := q.db.QueryRow(ctx, sourcePosition, arg.Incarnation, arg.Partition)
+	var i SourcePositionRow
+	err := row.Scan(
+		&i.Epoch,
+		&i.Next,
+		&i.Generation,
+		&i.State,
+		&i.Clock,
+	)
+	return i, err
+}

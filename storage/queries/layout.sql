@@ -58,3 +58,6 @@ VALUES (@partition, @incarnation, @first_offset, @generation, @state, @reason);
 
 -- name: FenceSource :execrows
 UPDATE source_position SET epoch = epoch + 1 WHERE incarnation = @incarnation AND partition = @partition AND epoch = @epoch;
+
+-- name: SourcePosition :one
+SELECT epoch, next, generation, state, clock FROM source_position WHERE incarnation = @incarnation AND partition = @partition;
