@@ -87,6 +87,7 @@ type input struct {
 	taken   int64 // records of the reader handed out or skipped
 	time    int64 // of the next record
 	counted int64 // most bytes ever read, for Read
+	habit   habit
 }
 
 // NewMerger returns a Merger.
@@ -254,7 +255,7 @@ func (m *Merger) understand(s *input, rec ingest.Record) {
 	if rec.Err != nil {
 		return
 	}
-	if err := m.dec.Decode(s.ev, event.Record{Type: m.o.Type, Data: rec.Data}); err != nil {
+	if err := m.decode(s, rec.Data); err != nil {
 		s.item.DecodeErr = err
 		return
 	}
@@ -266,6 +267,20 @@ func (m *Merger) understand(s *input, rec ingest.Record) {
 		s.item.Time = s.ev.Time
 		s.time = s.ev.Time
 	}
+}
+
+// decode decodes a record, first as what it is likely to be.
+func (m *Merger) decode(s *input, data []byte) error {
+	if m.o.Type == event.TypeUnknown {
+		if t := s.habit.guess(data); t != event.TypeUnknown && m.dec.Decode(s.ev, event.Record{Type: t, Data: data}) == nil {
+			return nil
+		}
+	}
+	err := m.dec.Decode(s.ev, event.Record{Type: m.o.Type, Data: data})
+	if err == nil && m.o.Type == event.TypeUnknown {
+		s.habit.learn(s.ev.Type, data)
+	}
+	return err
 }
 
 func (m *Merger) close(s *input) error {
