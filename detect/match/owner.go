@@ -265,8 +265,15 @@ func (w *Owner) attend(ctx context.Context, every time.Duration) {
 	}
 	w.failing = false
 	m := make(map[int32]Standing, len(list))
+	least := int64(math.MaxInt64)
 	for _, s := range list {
 		m[s.Partition] = s
+		if s.Known && s.Clock != math.MinInt64 {
+			least = min(least, s.Clock)
+		}
+	}
+	if least != math.MaxInt64 {
+		w.o.Metrics.Slowest.Set(float64(least) / 1e9)
 	}
 	w.mu.Lock()
 	w.standings = m

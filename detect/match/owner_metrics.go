@@ -17,6 +17,7 @@ type Metrics struct {
 	Overflow     prometheus.Counter     // progress of origins that there was no room for
 	Lag          *prometheus.GaugeVec   // records not read yet, by source
 	Clock        *prometheus.GaugeVec   // A(s) in seconds since the Unix epoch, by source
+	Slowest      prometheus.Gauge       // the least of all sources, whoever has them
 }
 
 // NewMetrics registers the metrics on r, which may be nil.
@@ -43,10 +44,14 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Overflow:     counter("progress_overflow_total", "Progress records of origins beyond the number that is kept."),
 		Lag:          gaugeBy("lag_records", "Records of vedette.logs not read yet.", "source"),
 		Clock:        gaugeBy("clock_timestamp_seconds", "Greatest append stamp read.", "source"),
+		Slowest: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "vedette_match_slowest_clock_timestamp_seconds",
+			Help: "Least append stamp that any source stands at, as saved, whoever reads it: that it stands still is an alarm.",
+		}),
 	}
 	if r != nil {
 		r.MustRegister(m.Records, m.Decoded, m.DeadLetters, m.Future, m.Matches, m.Observations, m.Sections,
-			m.Lost, m.Restarts, m.Overflow, m.Lag, m.Clock)
+			m.Lost, m.Restarts, m.Overflow, m.Lag, m.Clock, m.Slowest)
 	}
 	return m
 }

@@ -21,7 +21,7 @@ type board struct {
 	rewinds map[int32]int64
 }
 
-func (b *board) Standings(context.Context, uint32) ([]match.Standing, error) {
+func (b *board) Standings(_ context.Context, inc uint32) ([]match.Standing, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if before, _ := b.fault("standings"); before != nil {
@@ -30,7 +30,7 @@ func (b *board) Standings(context.Context, uint32) ([]match.Standing, error) {
 	var list []match.Standing
 	for p := range int32(len(b.logs)) {
 		if pos, ok := b.positions[p]; ok {
-			s := match.Standing{Partition: p, Known: pos.Known, Clock: pos.Clock, Rewind: -1}
+			s := match.Standing{Incarnation: inc, Partition: p, Known: pos.Known, Clock: pos.Clock, Rewind: -1}
 			if next, ok := b.rewinds[p]; ok {
 				s.Rewind = next
 			}
@@ -155,7 +155,7 @@ func TestOwnerWaitsForOtherProcesses(t *testing.T) {
 			defer b.mu.Unlock()
 			return b.positions[p].Next
 		}
-		here, _ := b.process(t)
+		here, o := b.process(t)
 		there, _ := b.process(t)
 		stop0 := source(t, here, 0)
 		time.Sleep(time.Minute)
@@ -174,6 +174,10 @@ func TestOwnerWaitsForOtherProcesses(t *testing.T) {
 		b.add(1, base.Add(time.Hour), stream.LogMessage{Kind: stream.KindTick})
 		b.mu.Unlock()
 		b.until(t, func() bool { return b.positions[0].Next == 60 && b.positions[1].Next == 2 })
+		time.Sleep(2 * time.Second) // of the bubble's time
+		if got, want := testutil.ToFloat64(o.Metrics.Slowest), float64(base.Add(59*time.Minute).Unix()); got != want {
+			t.Errorf("the slowest stands at %v, want %v", got, want)
+		}
 		for _, stop := range []func() error{stop0, stop1, stop2} {
 			if err := stop(); err != nil {
 				t.Fatal(err)
