@@ -115,6 +115,10 @@ func (s *system) eventually(what string, ok func() bool) {
 	for !ok() {
 		select {
 		case <-deadline:
+			_, ready := s.do("GET", "/readyz", "", nil)
+			_, list := s.do("GET", "/v1/incidents", api.ScopeRead, nil)
+			_, metrics := s.do("GET", "/metrics", api.ScopeRead, nil)
+			s.t.Logf("readyz: %s\nincidents: %s\n%s", ready, list, metrics)
 			s.t.Fatalf("never came true: %s", what)
 		case <-tick.C:
 		}

@@ -95,8 +95,8 @@ func (c *ReplayCmd) replay(ctx context.Context, s *Streams) (replay.Result, erro
 	if err != nil {
 		return none, fmt.Errorf("enrichment: %w", err)
 	}
-	for _, attr := range enricher.Blind() {
-		fmt.Fprintf(s.Err, "warning: rules that ask for %s are blind: no database knows it (--geo-db)\n", attr)
+	for _, w := range enricher.Warnings() {
+		fmt.Fprintln(s.Err, "warning:", w)
 	}
 	o := replay.Options{Rules: set, Enricher: enricher, Type: event.Type(c.Type), Paths: c.Paths, Stdin: s.In}
 	if terminal(s.Err) {

@@ -499,6 +499,7 @@ func TestOwnerAsksBeforeItTakesOver(t *testing.T) {
 		}
 		confirm <- struct{}{}
 		time.Sleep(time.Minute) // of the bubble's time
+		synctest.Wait()
 		if acquired != 1 || asked != 2 {
 			t.Errorf("taken over %d times, asked %d times; want 1 and 2", acquired, asked)
 		}
