@@ -95,8 +95,10 @@ func (c *ReplayCmd) replay(ctx context.Context, s *Streams) (replay.Result, erro
 	if err != nil {
 		return none, fmt.Errorf("enrichment: %w", err)
 	}
-	for _, w := range enricher.Warnings() {
-		fmt.Fprintln(s.Err, "warning:", w)
+	if cfg.Rules.Shipped { // the provider's own fields need no enrichment
+		for _, w := range enricher.Warnings() {
+			fmt.Fprintln(s.Err, "warning:", w)
+		}
 	}
 	o := replay.Options{Rules: set, Enricher: enricher, Type: event.Type(c.Type), Paths: c.Paths, Stdin: s.In}
 	if terminal(s.Err) {

@@ -119,7 +119,6 @@ func (m *mover) sources(ctx context.Context) ([]detect.Source, error) {
 // Report is what a move came to.
 type Report struct {
 	From, To correlate.Layout
-	Took     time.Duration
 	Written  int64 // messages of history
 	Lost     []Lost
 }
@@ -154,12 +153,9 @@ func Reshard(ctx context.Context, o Options, partitions int) (Report, error) {
 	if partitions == m.layout.Partitions {
 		return Report{From: m.layout, To: m.layout}, nil
 	}
-	begin := time.Now()
 	taken, err := m.settle(ctx)
 	if err != nil {
 		return Report{}, err
 	}
-	r, err := m.move(ctx, taken, partitions)
-	r.Took = time.Since(begin)
-	return r, err
+	return m.move(ctx, taken, partitions)
 }
