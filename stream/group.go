@@ -225,9 +225,9 @@ func (g *Group) suspend() {
 
 const (
 	minWorkBackoff = 100 * time.Millisecond
-	maxWorkBackoff = 10 * time.Second
+	maxWorkBackoff = 5 * time.Second
 	// settledWork is how long work has to last for its failure to count as new.
-	settledWork = 30 * time.Second
+	settledWork = 5 * time.Second
 )
 
 // hold works on a partition until it is cancelled. Earlier work of this process

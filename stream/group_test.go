@@ -128,8 +128,11 @@ func groupBroker(t *testing.T, partitions int) (*devbroker.Broker, *stream.Clien
 
 func TestGroupShares(t *testing.T) {
 	_, c := groupBroker(t, 4)
+	groupShares(t, c, stream.GroupOptions{Heartbeat: 50 * time.Millisecond})
+}
+
+func groupShares(t *testing.T, c *stream.Client, o stream.GroupOptions) {
 	s := newShared()
-	o := stream.GroupOptions{Heartbeat: 50 * time.Millisecond}
 	stopA := member(t, c, s, "a", o)
 	defer stopA()
 	s.until(t, 4, map[string]int{"a": 4})
@@ -172,8 +175,11 @@ func TestGroupShares(t *testing.T) {
 // It goes on meanwhile, as far as it is let, but nothing is confirmed to it.
 func TestGroupMemberLost(t *testing.T) {
 	_, c := groupBroker(t, 4)
+	groupMemberLost(t, c, stream.GroupOptions{Heartbeat: 50 * time.Millisecond, Session: time.Second})
+}
+
+func groupMemberLost(t *testing.T, c *stream.Client, o stream.GroupOptions) {
 	s := newShared()
-	o := stream.GroupOptions{Heartbeat: 50 * time.Millisecond, Session: time.Second}
 	stopA := member(t, c, s, "a", o)
 	defer stopA()
 	s.until(t, 4, map[string]int{"a": 4})
