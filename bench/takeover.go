@@ -50,7 +50,7 @@ func takeOver(ctx context.Context, o *KeysOptions) (Takeover, error) {
 	if err != nil {
 		return Takeover{}, err
 	}
-	t := Takeover{Observations: int64(o.Keys) * takeoverGenerations * keep / int64(time.Hour)}
+	t := Takeover{Observations: int64(float64(o.Keys) * takeoverGenerations * float64(keep) / float64(time.Hour))}
 	s := &sections{rule: r, keys: o.Keys, from: start, step: int64(time.Hour)}
 	messages := int64(0)
 	for s.at < t.Observations {

@@ -112,6 +112,7 @@ func BenchmarkApply(b *testing.B) {
 				spent += time.Since(t)
 			}
 			b.ReportMetric(float64(spent.Nanoseconds())/float64(n)/1000, "ns/observation")
+			b.ReportMetric(float64(n)*1000/spent.Seconds(), "observations/s")
 			if c.keys > 1 {
 				b.ReportMetric(perKey, "B/key")
 			}
