@@ -18,7 +18,7 @@ test: postgres
 BENCH ?= .
 COUNT ?= 5
 bench: postgres
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./event ./detect/... ./internal/spinetest
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./event ./detect/... ./bench
 
 # Installs Postgres where it is missing and may be installed, and says so.
 postgres:
