@@ -291,3 +291,29 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 		t.Errorf("another layout: %v", err)
 	}
 }
+
+// TestRetentionTooShort: a topic of observations that keeps less than windows are
+// rebuilt from stops the start, and the error says how much it takes.
+func TestRetentionTooShort(t *testing.T) {
+	broker, err := devbroker.Start(devbroker.Options{Logger: discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Close)
+	cfg := config.Default()
+	cfg.DataDir = t.TempDir()
+	cfg.Kafka.Brokers = []string{broker.Addr()}
+	cfg.Kafka.LogsPartitions, cfg.Kafka.ObservationPartitions, cfg.Kafka.Replication = 1, 1, 1
+	cfg.Postgres.DSN = secret.String(pgtest.NewDSN(t))
+	cfg.API.Listen = "127.0.0.1:0"
+	a, err := app.Start(t.Context(), app.Options{Config: cfg, Logger: discard, Version: "test", Retention: app.Retention{Age: time.Hour}})
+	if err == nil {
+		a.Stop()
+		t.Fatal("it starts")
+	}
+	for _, want := range []string{"vedette.observations is kept 1h0m0s", "the rules need ", "retention.ms to "} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error %q, want %q in it", err, want)
+		}
+	}
+}

@@ -12,7 +12,6 @@ import (
 	"slices"
 
 	"github.com/vedette-sec/vedette/config"
-	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/detect/enrich"
 	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/detect/rule"
@@ -198,8 +197,8 @@ func (a *App) Reload(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := correlate.NewEngine(correlate.Options{Sources: 1}).AddRules(set); err != nil {
-		return fmt.Errorf("rules: %w", err)
+	if err := a.checkRetention(ctx, set); err != nil {
+		return err
 	}
 	if err := a.db.PutRuleVersions(ctx, append(slices.Clone(set.Correlations), rule.VisibilityLost())); err != nil {
 		return fmt.Errorf("store rule versions: %w", err)

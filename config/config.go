@@ -53,7 +53,7 @@ type Kafka struct {
 	ServerName            string   `yaml:"server_name"`            // that the brokers' certificates must have; each broker's host name by default
 	SASL                  SASL     `yaml:"sasl"`                   // none by default
 	LogsPartitions        int      `yaml:"logs_partitions"`        // of vedette.logs, fixed at first start. Default 4.
-	ObservationPartitions int      `yaml:"observation_partitions"` // of vedette.observations, fixed at first start. Default 4.
+	ObservationPartitions int      `yaml:"observation_partitions"` // of the observations, fixed at first start; vedette reshard changes it. Default 4.
 	Replication           int      `yaml:"replication"`            // of topics created. Default 3.
 	GroupPrefix           string   `yaml:"group_prefix"`           // of the consumer groups that share the work, PREFIX.match and PREFIX.correlate. Default "vedette".
 }

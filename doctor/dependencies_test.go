@@ -226,7 +226,7 @@ func TestKafka(t *testing.T) {
 			{logs, fail, "not allowed", "DESCRIBE"}, {"log clock", skip, "", ""}, {"match lag", skip, "", ""},
 		}},
 		{"gone", says(func(s *stream.TopicState) { *s = stream.TopicState{Name: s.Name, Err: stream.ErrNoTopic} }), []finding{
-			{logs, fail, "although Vedette has run before", "lost"}, {"log clock", skip, "", ""}, {"match lag", skip, "", ""},
+			{logs, fail, "although Vedette has run before", "vedette repair"}, {"log clock", skip, "", ""}, {"match lag", skip, "", ""},
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -89,7 +89,8 @@ type Progress struct {
 	ObservationPartitions int
 	SourcePartitions      int
 	Sources               []Position // of match, on vedette.logs
-	Observations          []Position // of correlate, on vedette.observations
+	Observations          []Position // of correlate, on the observations
+	Topic                 string     // of the observations; empty before the first start
 }
 
 // Position is the offset that is read next on a partition.

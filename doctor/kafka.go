@@ -33,6 +33,14 @@ func (d *doctor) brokers(ctx context.Context) {
 	d.ok(check, "answers in %v", round(d.o.Now().Sub(before)))
 }
 
+// observations is the topic of the layout in force.
+func (d *doctor) observations() string {
+	if d.progress == nil || d.progress.Topic == "" {
+		return stream.TopicObservations
+	}
+	return d.progress.Topic
+}
+
 func (d *doctor) allTopics(ctx context.Context) {
 	k := d.o.Config.Kafka
 	wants := []struct {
@@ -41,7 +49,7 @@ func (d *doctor) allTopics(ctx context.Context) {
 		retained   bool // for as long as the rules need
 	}{
 		{stream.TopicLogs, k.LogsPartitions, true},
-		{stream.TopicObservations, k.ObservationPartitions, true},
+		{d.observations(), k.ObservationPartitions, true},
 		{stream.TopicDeadLetter, 0, false},
 	}
 	if d.kafka == nil {
@@ -50,7 +58,7 @@ func (d *doctor) allTopics(ctx context.Context) {
 		}
 		return
 	}
-	state, err := d.kafka.Inspect(ctx, stream.TopicLogs, stream.TopicObservations, stream.TopicDeadLetter)
+	state, err := d.kafka.Inspect(ctx, stream.TopicLogs, d.observations(), stream.TopicDeadLetter)
 	if err != nil || len(state.Topics) != len(wants) {
 		d.fail("topics", "look at the brokers' log", "%v", err)
 		return
@@ -70,7 +78,7 @@ func (d *doctor) topic(ctx context.Context, t *stream.TopicState, partitions int
 	c := d.check("topic " + t.Name)
 	switch {
 	case errors.Is(t.Err, stream.ErrNoTopic) && d.progress != nil && d.progress.LayoutKnown:
-		c.fail("if it was deleted, what was on it is lost; otherwise allow this user DESCRIBE on it", "it is not there, although Vedette has run before")
+		c.fail("if it was deleted, see what `vedette repair` says; otherwise allow this user DESCRIBE on it", "it is not there, although Vedette has run before")
 		return
 	case errors.Is(t.Err, stream.ErrNoTopic):
 		c.warn("nothing, if this user may create topics: `vedette run` does when it starts", "it is not there yet")

@@ -27,7 +27,7 @@ func (d *doctor) correlateLag(ctx context.Context) {
 	if d.progress != nil {
 		ps = d.progress.Observations
 	}
-	d.lag(ctx, "correlate", stream.TopicObservations, ps)
+	d.lag(ctx, "correlate", d.observations(), ps)
 }
 
 // lag compares the positions that a role has saved with where its topic ends.

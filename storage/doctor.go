@@ -113,7 +113,7 @@ func (db *DB) Progress(ctx context.Context) (doctor.Progress, error) {
 		return fail(err)
 	}
 	p.LayoutKnown = err == nil
-	p.ObservationPartitions, p.SourcePartitions = int(layout.ObservationPartitions), int(layout.SourcePartitions)
+	p.ObservationPartitions, p.SourcePartitions, p.Topic = int(layout.ObservationPartitions), int(layout.SourcePartitions), layout.Topic
 	var sources []dbsqlc.SourcePositionsRow
 	if sources, err = db.q.SourcePositions(ctx); err != nil {
 		return fail(err)

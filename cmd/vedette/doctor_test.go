@@ -55,7 +55,7 @@ api: {listen: "127.0.0.1:0"}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.app.Stop)
+	t.Cleanup(s.stop)
 	if s.client, err = stream.NewClient(app.KafkaConfig(cfg.Kafka)); err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,8 @@ type CLI struct {
 	Token      TokenCmd      `cmd:"" help:"Create, list and revoke API tokens."`
 	DeadLetter DeadLetterCmd `cmd:"" name:"deadletter" help:"List, show and retry records that could not be decoded."`
 	Doctor     DoctorCmd     `cmd:"" help:"Check everything that Vedette depends on, and say what to do."`
+	Reshard    ReshardCmd    `cmd:"" help:"Move a stopped service to another number of partitions of observations."`
+	Repair     RepairCmd     `cmd:"" help:"Show which topics were replaced or truncated, and go on behind it."`
 	Bench      BenchCmd      `cmd:"" help:"Measure throughput, latency and memory with generated traffic, on this machine or against a given Kafka."`
 	Version    VersionCmd    `cmd:"" help:"Print the version."`
 }

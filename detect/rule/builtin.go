@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/vedette-sec/vedette/detect"
+	"github.com/vedette-sec/vedette/event"
 )
 
 // VisibilityLost is the rule that no file holds and nobody can switch off: it fires
@@ -22,8 +23,10 @@ func VisibilityLost() *Rule {
 		FalsePos: []string{
 			"A topic that was deleted and made again on purpose.",
 		},
-		Level:     detect.LevelHigh,
-		Logsource: Logsource{Product: "vedette"},
+		Level: detect.LevelHigh,
+		// Nothing is matched against it. Of all log types this one comes least late, and
+		// what it fires on is never late: it need not be kept longer than other rules.
+		Logsource: Logsource{Product: "vedette", Service: string(event.TypeLambda)},
 		Version:   "visibility-lost-1",
 	}
 	r.Correlation = &Correlation{
