@@ -189,6 +189,7 @@ type load struct {
 	now  time.Time
 	step int
 	sent []stream.LogMessage // to be delivered again
+	once bool                // nothing is, for as long as it is set
 	n    int
 }
 
@@ -248,6 +249,10 @@ func (l *load) next() []stream.LogMessage {
 	l.sent = append(l.sent, out...)
 	if len(l.sent) > 500 {
 		l.sent = l.sent[len(l.sent)-500:]
+	}
+	if l.once {
+		l.sent = nil
+		return out
 	}
 	for range l.rnd.IntN(3) {
 		out = append(out, l.sent[l.rnd.IntN(len(l.sent))])
