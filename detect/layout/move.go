@@ -1,9 +1,11 @@
 package layout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -127,19 +129,36 @@ func (m *mover) history(ctx context.Context, t *taken, n int) (*history, error) 
 // missing finds out what of history the log does not hold any more. Only what lies
 // behind begin counts: before it there is nothing that windows need.
 func (m *mover) missing(ctx context.Context, h *history) error {
-	for _, from := range h.from {
-		end := h.switchAt(from.Source)
+	all := map[detect.Source]bool{}
+	for s := range h.from {
+		all[s] = true
+	}
+	for s := range h.live {
+		all[s] = true
+	}
+	for s := range all {
+		end := h.switchAt(s)
 		first := end
-		if h.live[from.Source] {
+		if h.live[s] {
 			var err error
-			if first, _, err = m.Kafka.Bounds(ctx, stream.TopicLogs, from.Partition); err != nil {
+			if first, _, err = m.Kafka.Bounds(ctx, stream.TopicLogs, s.Partition); err != nil {
 				return err
 			}
+			life, err := m.Ledger.Incarnation(ctx, s.Partition)
+			if err != nil {
+				return err
+			}
+			if first <= life.First {
+				continue // what lies before was of another life
+			}
 		}
-		if to := min(first, end); to > from.Next {
-			h.lost = append(h.lost, Lost{Source: from.Source, From: from.Next, To: to, Windows: true})
+		if from, to := h.from[s].Next, min(first, end); to > from {
+			h.lost = append(h.lost, Lost{Source: s, From: from, To: to, Windows: true})
 		}
 	}
+	slices.SortFunc(h.lost, func(a, b Lost) int {
+		return cmp.Or(cmp.Compare(a.Source.Partition, b.Source.Partition), cmp.Compare(a.Source.Incarnation, b.Source.Incarnation))
+	})
 	return nil
 }
 

@@ -54,10 +54,12 @@ func newMoving(t *testing.T, seed uint64, steps int) *moving {
 	return m
 }
 
-// write writes the next steps of the load; it may run beside everything else.
-func (m *moving) write(n int) error {
+// write writes the next steps of the load. Where there are no quiet hours among
+// them it may run beside everything else.
+func (m *moving) write(t *testing.T, n int) error {
 	for range n {
 		if m.w.load.step == m.w.steps/5 || m.w.load.step == m.w.steps/2 {
+			m.through(t) // there are marks from before
 			if err := m.rest(); err != nil {
 				return err
 			}
@@ -275,12 +277,12 @@ func TestReshardKilled(t *testing.T) {
 	m := newMoving(t, seed, steps)
 	for _, n := range []int{5, 3} {
 		c := m.join(t)
-		if err := m.write(steps * 3 / 10); err != nil {
+		if err := m.write(t, steps*3/10); err != nil {
 			t.Fatal(err)
 		}
 		// Records go on coming in while it is moved.
 		wrote := make(chan error, 1)
-		go func() { wrote <- m.write(steps / 10) }()
+		go func() { wrote <- m.write(t, steps/10) }()
 		time.Sleep(time.Duration(m.rnd.IntN(200)) * time.Millisecond)
 		if err := c.leave(); err != nil {
 			t.Fatal(err)
@@ -302,7 +304,7 @@ func TestReshardKilled(t *testing.T) {
 		}
 	}
 	c := m.join(t)
-	if err := m.write(steps - m.w.load.step); err != nil {
+	if err := m.write(t, steps-m.w.load.step); err != nil {
 		t.Fatal(err)
 	}
 	m.through(t)

@@ -203,7 +203,7 @@ func TestRepairTruncated(t *testing.T) {
 	now[1], now[2] = was[1][:kept[1]], nil
 	m.writeLogs(t, m.brokers[0], now)
 	m.reconnect(t)
-	if err := m.write(40); err != nil { // somebody writes before anybody notices
+	if err := m.write(t, 40); err != nil { // somebody writes before anybody notices
 		t.Fatal(err)
 	}
 	m.refuses(t)
@@ -221,7 +221,7 @@ func TestRepairTruncated(t *testing.T) {
 	t.Logf("%d kills; lost %v", m.kills, r.Lost)
 
 	c := m.join(t)
-	if err := m.write(m.w.steps - m.w.load.step); err != nil {
+	if err := m.write(t, m.w.steps-m.w.load.step); err != nil {
 		t.Fatal(err)
 	}
 	m.through(t)
@@ -245,7 +245,7 @@ func repairing(t *testing.T) *moving {
 	t.Logf("seed %d: repeat with -spine.seed=%d", seed, seed)
 	m := newMoving(t, seed, 600)
 	c := m.join(t)
-	if err := m.write(350); err != nil {
+	if err := m.write(t, 350); err != nil {
 		t.Fatal(err)
 	}
 	m.through(t)
@@ -253,6 +253,26 @@ func repairing(t *testing.T) *moving {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// deleteRecords deletes the records of a source below an offset, as retention does.
+func (m *moving) deleteRecords(t *testing.T, partition int32, first int64) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(m.brokers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	req := kmsg.NewDeleteRecordsRequest()
+	req.TimeoutMillis = 5000
+	part := kmsg.NewDeleteRecordsRequestTopicPartition()
+	part.Partition, part.Offset = partition, first
+	topic := kmsg.NewDeleteRecordsRequestTopic()
+	topic.Topic, topic.Partitions = stream.TopicLogs, []kmsg.DeleteRecordsRequestTopicPartition{part}
+	req.Topics = append(req.Topics, topic)
+	if _, err := req.RequestWith(m.ctx, client); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestLostRange: records are deleted before they were read. All others count, and
@@ -265,26 +285,12 @@ func TestLostRange(t *testing.T) {
 	was := m.readLogs(t)
 	// What is lost is not delivered again: it would be news, and late.
 	m.w.load.once = true
-	if err := m.write(60); err != nil {
+	if err := m.write(t, 60); err != nil {
 		t.Fatal(err)
 	}
 	m.w.load.once = false
 	first := int64(len(was[1])) + 30
-	client, err := kgo.NewClient(kgo.SeedBrokers(m.brokers...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	req := kmsg.NewDeleteRecordsRequest()
-	req.TimeoutMillis = 5000
-	part := kmsg.NewDeleteRecordsRequestTopicPartition()
-	part.Partition, part.Offset = 1, first
-	topic := kmsg.NewDeleteRecordsRequestTopic()
-	topic.Topic, topic.Partitions = stream.TopicLogs, []kmsg.DeleteRecordsRequestTopicPartition{part}
-	req.Topics = append(req.Topics, topic)
-	if _, err := req.RequestWith(m.ctx, client); err != nil {
-		t.Fatal(err)
-	}
+	m.deleteRecords(t, 1, first)
 
 	// The service may be killed while it steps over them.
 	for range 4 {
@@ -295,7 +301,7 @@ func TestLostRange(t *testing.T) {
 		}
 	}
 	c := m.join(t)
-	if err := m.write(m.w.steps - m.w.load.step); err != nil {
+	if err := m.write(t, m.w.steps-m.w.load.step); err != nil {
 		t.Fatal(err)
 	}
 	m.through(t)
@@ -318,7 +324,7 @@ func TestRepairObservations(t *testing.T) {
 		t.Skip("takes some seconds")
 	}
 	m := repairing(t)
-	if err := m.write(60); err != nil { // not read yet
+	if err := m.write(t, 60); err != nil { // not read yet
 		t.Fatal(err)
 	}
 	m.replaceTopic(t, m.c, m.observations, m.partitions())
@@ -333,7 +339,7 @@ func TestRepairObservations(t *testing.T) {
 	t.Logf("%d kills; lost %v", m.kills, r.Lost)
 	m.follow(t)
 	c := m.join(t)
-	if err := m.write(m.w.steps - m.w.load.step); err != nil {
+	if err := m.write(t, m.w.steps-m.w.load.step); err != nil {
 		t.Fatal(err)
 	}
 	m.through(t)
@@ -345,4 +351,35 @@ func TestRepairObservations(t *testing.T) {
 		t.Errorf("incidents %q, want none: all of it was still there", blind)
 	}
 	compare(t, got, m.untouched(t, m.readLogs(t)))
+}
+
+// TestRepairWithoutHistory: the log has lost what windows would need. The service
+// goes on all the same, with what is there, and says so.
+func TestRepairWithoutHistory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds")
+	}
+	m := repairing(t)
+	read := int64(len(m.readLogs(t)[1]))
+	m.deleteRecords(t, 1, read-20)
+	m.replaceTopic(t, m.c, m.observations, m.partitions())
+	r := m.killing(t, false, repair)
+	t.Logf("%d kills; lost %v", m.kills, r.Lost) // nothing if it was killed behind the last step
+	before, _ := m.outcome(t)
+	m.follow(t)
+	c := m.join(t)
+	if err := m.write(t, m.w.steps-m.w.load.step); err != nil {
+		t.Fatal(err)
+	}
+	m.through(t)
+	if err := c.leave(); err != nil {
+		t.Fatal(err)
+	}
+	after, blind := m.outcome(t)
+	if len(blind) != 1 || !strings.HasSuffix(blind[0], fmt.Sprintf("–%d, for windows", read-21)) {
+		t.Errorf("incidents %q, want one of the windows", blind)
+	}
+	if len(after["finding"]) <= len(before["finding"]) {
+		t.Errorf("%d findings, as many as before", len(after["finding"]))
+	}
 }
