@@ -3,6 +3,7 @@ package match_test
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"math"
 	"slices"
 	"testing"
@@ -111,13 +112,14 @@ func TestSourcesMoveBetweenProcesses(t *testing.T) {
 			owners = append(owners, o)
 		}
 		type running struct{ stop func() error }
+		pause := rand.New(rand.NewPCG(1, 2)) // the board's own is for who holds its lock
 		var at [3]running
 		for i := range 40 {
 			p := i % 3
 			old := at[p]
 			// The new one begins before the old one has been stopped.
 			at[p] = running{source(t, owners[i/3%2], int32(p))}
-			time.Sleep(time.Duration(b.rnd.IntN(300)) * time.Millisecond) // of the bubble's time
+			time.Sleep(time.Duration(pause.IntN(300)) * time.Millisecond) // of the bubble's time
 			if old.stop != nil {
 				if err := old.stop(); err != nil && !errors.Is(err, match.ErrFenced) {
 					t.Fatal(err)
