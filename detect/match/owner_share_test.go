@@ -3,8 +3,8 @@ package match_test
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"testing/synctest"
