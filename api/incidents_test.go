@@ -70,7 +70,7 @@ func TestDetail(t *testing.T) {
 	res.json(t, &got)
 	f := got["findings"].([]any)[0].(map[string]any)
 	for _, field := range []string{
-		"finding_id", "rule_id", "rule_title", "level", "key", "fields", "count", "peak", "first_time", "last_time", "verdict",
+		"finding_id", "rule_id", "rule_title", "level", "key", "fields", "count", "late", "peak", "first_time", "last_time", "verdict",
 		"explanation", "author", "references", "tags",
 	} {
 		if _, ok := f[field]; !ok {

@@ -63,6 +63,7 @@ type Finding struct {
 	Key         []string        `json:"key" nullable:"false" doc:"Values of the rule's group-by"`
 	Fields      []string        `json:"fields" nullable:"false" doc:"Names of the key's values"`
 	Count       int64           `json:"count" doc:"Events"`
+	Late        int64           `json:"late" doc:"Events among them that came later than the rule reckons with, and counted with whatever arrived near them"`
 	Peak        float64         `json:"peak" doc:"Greatest value that the rule's condition saw"`
 	FirstTime   time.Time       `json:"first_time"`
 	LastTime    time.Time       `json:"last_time"`

@@ -177,6 +177,7 @@ type Finding struct {
 	Tile        int64  // start of the tile, ns
 	Merge       Merge
 	Count       int64   // events in hot panes
+	Late        int64   // of them, those that came later than the rule's lateness
 	Peak        float64 // greatest value the rule's condition saw
 	First, Last int64   // event times, ns
 	Detail      string  // JSON object that explains the peak in numbers; goes with it

@@ -51,6 +51,7 @@ func (f *Finding) Add(delta Finding, evidenceLimit int) {
 		return
 	}
 	f.Count += delta.Count
+	f.Late += delta.Late
 	switch c := cmp.Compare(f.Peak, delta.Peak); {
 	case c < 0:
 		f.Peak, f.Detail = delta.Peak, delta.Detail
@@ -142,6 +143,7 @@ func compareLeast(a, b *Finding) int {
 		compareDetail(a.Detail, b.Detail),
 		cmp.Compare(a.Last, b.Last),
 		cmp.Compare(a.Count, b.Count),
+		cmp.Compare(a.Late, b.Late),
 		-compareVerdict(a.Verdict, b.Verdict),
 	)
 }

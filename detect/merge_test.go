@@ -13,6 +13,7 @@ func drawFinding(t *rapid.T, m detect.Merge) detect.Finding {
 	f := detect.Finding{
 		Merge: m,
 		Count: rapid.Int64Range(0, 5).Draw(t, "count"),
+		Late:  rapid.Int64Range(-1, 1).Draw(t, "late"),
 		Peak:  float64(rapid.IntRange(0, 2).Draw(t, "peak")),
 		First: rapid.Int64Range(0, 2).Draw(t, "first"),
 		Last:  rapid.Int64Range(2, 4).Draw(t, "last"),

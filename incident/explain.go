@@ -84,6 +84,12 @@ func Explain(f detect.Finding, r Rule) string {
 	if d.Folded {
 		s += "; too many different keys to keep apart, these are the rest of them together"
 	}
+	switch {
+	case f.Late == 1 && f.Count == 1:
+		s += "; the event came late"
+	case f.Late > 0:
+		s += "; " + number(float64(f.Late)) + " of the events came late and may count apart from others of their time"
+	}
 	s += ", " + span(f.First, f.Last) + "."
 	if r.Summary != "" {
 		s += " The rule fires on " + strings.TrimSuffix(r.Summary, ".") + "."

@@ -36,6 +36,13 @@ func TestExplain(t *testing.T) {
 				"The rule fires on at least 20 events within 10m.",
 		},
 		{
+			"some came late",
+			incident.Rule{GroupBy: []string{"src_endpoint.ip"}},
+			[]string{"198.51.100.77"},
+			detect.Finding{Count: 83, Late: 4, Last: at + 300*sec, Detail: `{"count":83,"threshold":60,"window":"5m0s"}`},
+			"83 events in 5m from 198.51.100.77 (threshold 60); 4 of the events came late and may count apart from others of their time, from 2026-03-02 10:00:00 to 10:05:00 UTC.",
+		},
+		{
 			"single event",
 			incident.Rule{GroupBy: []string{"sourceIPAddress", "awsRegion"}},
 			[]string{"198.51.100.77", "eu-west-1"},

@@ -250,7 +250,7 @@ func findIncident(ctx context.Context, qs *dbsqlc.Queries, tenant, id string) (a
 
 func showFinding(r *dbsqlc.ShowFindingsRow) (api.Finding, error) {
 	f := detect.Finding{
-		ID: findingID(r.ID), Key: r.Key, Count: r.Count, Peak: r.Peak, First: r.FirstTime, Last: r.LastTime, Detail: r.Detail, Verdict: r.Verdict,
+		ID: findingID(r.ID), Key: r.Key, Count: r.Count, Late: r.Late, Peak: r.Peak, First: r.FirstTime, Last: r.LastTime, Detail: r.Detail, Verdict: r.Verdict,
 	}
 	rule := incident.Rule{
 		ID: r.RuleID, Title: r.Title, Level: detect.Level(r.Level), Author: r.Author, License: r.License, Description: r.Description,
@@ -268,7 +268,7 @@ func showFinding(r *dbsqlc.ShowFindingsRow) (api.Finding, error) {
 	}
 	return api.Finding{
 		FindingID: f.ID.String(), RuleID: rule.ID, RuleTitle: rule.Title, Level: rule.Level.String(),
-		Key: key, Fields: rule.GroupBy, Count: f.Count, Peak: f.Peak, FirstTime: nanos(f.First), LastTime: nanos(f.Last),
+		Key: key, Fields: rule.GroupBy, Count: f.Count, Late: f.Late, Peak: f.Peak, FirstTime: nanos(f.First), LastTime: nanos(f.Last),
 		Verdict: f.Verdict, Explanation: incident.Explain(f, rule), Detail: object([]byte(f.Detail)), Description: rule.Description,
 		FalsePos: rule.FalsePositives, Author: rule.Author, License: rule.License, References: rule.References, Tags: rule.Tags,
 	}, nil

@@ -31,6 +31,7 @@ func (db *DB) mergeFindings(ctx context.Context, q *dbsqlc.Queries, cp at, delta
 		in.Tiles = append(in.Tiles, f.Tile)
 		in.Merges = append(in.Merges, int16(f.Merge))
 		in.Counts = append(in.Counts, f.Count)
+		in.Lates = append(in.Lates, f.Late)
 		in.Peaks = append(in.Peaks, f.Peak)
 		in.Firsts = append(in.Firsts, f.First)
 		in.Lasts = append(in.Lasts, f.Last)
@@ -68,6 +69,7 @@ func (db *DB) mergeFindings(ctx context.Context, q *dbsqlc.Queries, cp at, delta
 		up.Tenants = append(up.Tenants, f.Tenant)
 		up.Ids = append(up.Ids, f.ID[:])
 		up.Counts = append(up.Counts, f.Count)
+		up.Lates = append(up.Lates, f.Late)
 		up.Peaks = append(up.Peaks, f.Peak)
 		up.Firsts = append(up.Firsts, f.First)
 		up.Lasts = append(up.Lasts, f.Last)
@@ -90,7 +92,7 @@ func (db *DB) mergeFindings(ctx context.Context, q *dbsqlc.Queries, cp at, delta
 func findingOf(r dbsqlc.LockFindingsRow) (detect.Finding, error) {
 	f := detect.Finding{
 		Tenant: r.Tenant, RuleVersion: r.RuleVersion, Key: r.Key, Tile: r.Tile, Merge: detect.Merge(r.Merge),
-		Count: r.Count, Peak: r.Peak, First: r.FirstTime, Last: r.LastTime, Detail: r.Detail, Verdict: r.Verdict,
+		Count: r.Count, Late: r.Late, Peak: r.Peak, First: r.FirstTime, Last: r.LastTime, Detail: r.Detail, Verdict: r.Verdict,
 	}
 	copy(f.ID[:], r.ID)
 	var err error
@@ -101,6 +103,6 @@ func findingOf(r dbsqlc.LockFindingsRow) (detect.Finding, error) {
 }
 
 func same(r dbsqlc.LockFindingsRow, f *detect.Finding, evidence []byte) bool {
-	return r.Count == f.Count && r.Peak == f.Peak && r.FirstTime == f.First && r.LastTime == f.Last &&
+	return r.Count == f.Count && r.Late == f.Late && r.Peak == f.Peak && r.FirstTime == f.First && r.LastTime == f.Last &&
 		r.Detail == f.Detail && r.Verdict == f.Verdict && bytes.Equal(r.Evidence, evidence)
 }

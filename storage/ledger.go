@@ -241,7 +241,7 @@ func normalize(f *detect.Finding, limit int) {
 	neutral := *f
 	neutral.Evidence = slices.Clone(f.Evidence)
 	if f.Merge == detect.MergeAdd {
-		neutral.Count = 0
+		neutral.Count, neutral.Late = 0, 0
 	}
 	f.Add(neutral, limit)
 }

@@ -232,6 +232,7 @@ func TestLedgersAgree(t *testing.T) {
 			f := finding(rapid.IntRange(0, 4).Draw(rt, "key"))
 			f.Merge = detect.Merge(f.ID[0] % 2) // a property of the rule, not of the delta
 			f.Count = rapid.Int64Range(0, 5).Draw(rt, "count")
+			f.Late = rapid.Int64Range(-1, 2).Draw(rt, "late")
 			f.Peak = float64(rapid.IntRange(-2, 2).Draw(rt, "peak"))
 			f.First = rapid.Int64Range(-5, 5).Draw(rt, "first")
 			f.Last = f.First + rapid.Int64Range(0, 5).Draw(rt, "span")

@@ -19,7 +19,7 @@ type base struct {
 	r       *rule.Rule
 	c       *rule.Correlation
 	types   []event.Type // that the rules it refers to read
-	late    int64        // the greatest lateness of the types
+	late    int64        // the greatest lateness of the types, or the rule's own
 	keep    time.Duration
 	seed    maphash.Seed
 	tenants []string
@@ -42,6 +42,7 @@ func newBase(e *Engine, r *rule.Rule) (*base, error) {
 	for _, t := range b.types {
 		b.late = max(b.late, int64(lateness(t)))
 	}
+	b.late = max(b.late, int64(c.Lateness))
 	b.keep = c.Timespan + time.Duration(b.late)
 	b.deltas = deltas{limit: e.opts.EvidenceLimit, index: map[deltaKey]*delta{}}
 	return b, nil

@@ -61,6 +61,7 @@ type bucketEvent struct {
 	detect.Evidence
 	number float64
 	ref    uint8
+	late   bool
 }
 
 // bucketProfile is what was learned of a key.
@@ -142,6 +143,7 @@ func (b *bucket) add(o *detect.Observation, n *baseline) {
 	}
 	if ev := b.find(n.salt, o, ref); ev != nil {
 		n.e.stats.Duplicates++
+		ev.late = ev.late && n.isLate(o)
 		if detect.ComparePointer(o.Pointer, ev.Pointer) < 0 {
 			ev.Pointer = o.Pointer
 		}
@@ -155,7 +157,7 @@ func (b *bucket) add(o *detect.Observation, n *baseline) {
 	}
 	b.events = append(b.events, bucketEvent{
 		Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
-		number:   o.Number, ref: ref,
+		number:   o.Number, ref: ref, late: n.isLate(o),
 	})
 	if 4*len(b.events) > 3*len(b.index) {
 		b.index = make([]uint32, max(16, 2*len(b.index)))
@@ -197,7 +199,7 @@ func (n *baseline) advance() {
 		return // what the profile has not closed stays open
 	}
 	c := &n.e.c
-	s := c.settledAll(n.types)
+	s := n.settledAll(n.types)
 	for n.due.len() > 0 && s != never && n.due.top().at <= s {
 		if b := n.due.pop(); !b.closed {
 			n.close(b)
@@ -308,6 +310,9 @@ func (n *baseline) judge(b *bucket, p *bucketProfile, v float64, volume int) boo
 		Detail: n.detail(b, v, med, mad, len(p.learned), volume),
 	}
 	for i := range b.events {
+		if b.events[i].late && (!n.ratio || b.events[i].ref == 1) { // as they are in volume
+			f.Late++
+		}
 		if ev := &b.events[i]; n.ratio && ev.ref == 0 || !n.ratio && ev.number >= v {
 			f.Evidence = append(f.Evidence, ev.Evidence)
 		}

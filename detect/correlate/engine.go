@@ -21,6 +21,8 @@
 // behind. Windows live in generations on the append stamp, each rule's as long as
 // its window and lateness: an observation sees its own generation and those beside
 // it; whole tables are dropped. A stamp must be the running maximum on its source.
+// Nothing is too late: what comes later than the lateness counts with whatever
+// arrived near it, and the finding says how many such events it holds.
 //
 // # What fires
 //

@@ -97,8 +97,8 @@ func (w *windowed) judge(d dueJudge) {
 			peak, hot = max(peak, v), true
 		}
 	}
-	if hot {
-		w.fire(own, own.pane(d.slot, d.q), w.delta(full, d.q), peak)
+	if p := own.pane(d.slot, d.q); hot || p.hot { // what fired before keeps what comes late
+		w.fire(own, p, w.delta(full, d.q), peak)
 	}
 }
 

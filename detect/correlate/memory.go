@@ -111,7 +111,7 @@ func (l *MemoryLedger) merge(d detect.Finding) {
 		f = d
 		d.Evidence = slices.Clone(d.Evidence)
 		if d.Merge == detect.MergeAdd {
-			d.Count = 0
+			d.Count, d.Late = 0, 0
 		}
 	}
 	f.Add(d, l.evidenceLimit)

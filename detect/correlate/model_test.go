@@ -16,6 +16,9 @@ import (
 // The models here are small, slow and meant to be obviously right: each takes all
 // events at once.
 
+// latenessOf is how late an event may come for the rule: those here read access logs.
+func latenessOf(r *rule.Rule) time.Duration { return max(15*time.Minute, r.Correlation.Lateness) }
+
 func div(a, b int64) int64 { return int64(math.Floor(float64(a) / float64(b))) }
 
 func byKey(evs []simEvent) map[string][]simEvent {
@@ -150,6 +153,9 @@ func finding(r *rule.Rule, key string, tile int64, in []simEvent, ps map[[2]int6
 	}
 	for _, ev := range in {
 		f.First, f.Last = min(f.First, ev.time), max(f.Last, ev.time)
+		if ev.late {
+			f.Late++
+		}
 	}
 	return f
 }
@@ -176,7 +182,10 @@ func modelNewValue(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer,
 				period := div(ev.time, int64(c.Forget)) * int64(c.Forget)
 				f := finding(r, key, period, []simEvent{ev}, ps, limit)
 				f.ID = detect.NewFindingID(tenant, r.Version, detect.AppendKey(keyOf(key), []byte(ev.label)), period)
-				f.Merge, f.Peak = detect.MergeLeast, 1
+				f.Merge, f.Peak, f.Late = detect.MergeLeast, 1, 0
+				if ev.pointedLate { // it is about one delivery
+					f.Late = 1
+				}
 				var names []string
 				for v := range last {
 					if v != ev.label {
@@ -212,7 +221,7 @@ func modelNewValue(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer,
 func modelBaseline(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer, limit int) map[detect.FindingID]detect.Finding {
 	c := r.Correlation
 	size := int64(c.Timespan)
-	behind := int64(math.Ceil(float64(15*time.Minute) / float64(size)))
+	behind := int64(math.Ceil(float64(latenessOf(r)) / float64(size)))
 	out := map[detect.FindingID]detect.Finding{}
 	for key, all := range byKey(evs) {
 		buckets := map[int64][]simEvent{}

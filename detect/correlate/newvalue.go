@@ -50,6 +50,7 @@ type valueEvent struct {
 	detect.Evidence
 	valueOf
 	stamp int64
+	late  bool
 	done  bool
 }
 
@@ -89,7 +90,7 @@ func (n *newValue) apply(g *detect.Group, next int64) {
 		}
 		ev := &valueEvent{
 			Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
-			stamp:    o.Stamp, valueOf: valueOf{full, strings.Clone(o.Label)},
+			stamp:    o.Stamp, late: n.isLate(o), valueOf: valueOf{full, strings.Clone(o.Label)},
 		}
 		w := n.pending[ev.valueOf]
 		if w == nil {
@@ -123,7 +124,7 @@ func (n *newValue) roundUp(t int64) int64 { return floorDiv(t+n.quantum-1, n.qua
 // certain reports whether ev is new whatever is still to come: had the value first
 // come at the settled time, it would be new as well, and in the same period.
 func (n *newValue) certain(ev *valueEvent, p *valueProfile) bool {
-	s := n.e.c.settledAll(n.types)
+	s := n.settledAll(n.types)
 	if s == never || !p.known || n.lapsed(p, ev.Time) {
 		return false
 	}
@@ -161,7 +162,7 @@ func (n *newValue) finding(ev *valueEvent, p *valueProfile, peak float64) detect
 	return detect.Finding{
 		ID:     detect.NewFindingID(tenant, n.r.Version, id, period),
 		Tenant: tenant, RuleVersion: n.r.Version, Key: key, Tile: period,
-		Merge: detect.MergeLeast, Count: 1, Peak: peak, First: ev.Time, Last: ev.Time,
+		Merge: detect.MergeLeast, Count: 1, Late: oneIf(ev.late), Peak: peak, First: ev.Time, Last: ev.Time,
 		Detail: n.detail(ev, p), Evidence: []detect.Evidence{ev.Evidence},
 	}
 }
@@ -202,7 +203,7 @@ func (n *newValue) detail(ev *valueEvent, p *valueProfile) string {
 
 func (n *newValue) advance() {
 	c := &n.e.c
-	s := c.settledAll(n.types)
+	s := n.settledAll(n.types)
 	for n.waiting.len() > 0 && s != never && (n.waiting.top().Time < s || s == always) {
 		n.take(n.waiting.pop())
 	}

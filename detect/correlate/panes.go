@@ -27,6 +27,9 @@ func (w *windowed) pack(o *detect.Observation, q int64, src int, echo bool) entr
 	if echo {
 		e.where |= echoBit
 	}
+	if w.isLate(o) {
+		e.where |= lateBit
+	}
 	return e
 }
 

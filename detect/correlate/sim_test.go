@@ -21,6 +21,9 @@ type simEvent struct {
 	ref    uint8
 	number float64
 	label  string
+	// late says that every delivery came later than the rule reckons with, pointedLate
+	// that the one with the least pointer did.
+	late, pointedLate bool
 }
 
 // simRecord is one record on a source: a delivery, or a tick (ev nil).
@@ -326,7 +329,8 @@ func (s *sim) run(t fataler, r *rand.Rand, log []detect.Section, crashes bool, f
 
 // deliveries draws how events reach the sources: late by up to delay, some twice,
 // and closing ticks far beyond, so that everything settles.
-func deliveries(r *rand.Rand, events []simEvent, sources int, delay time.Duration, progress bool) [][]simRecord {
+func deliveries(r *rand.Rand, events []simEvent, sources int, k kind, progress bool) [][]simRecord {
+	delay := k.delay
 	type delivery struct {
 		stamp int64
 		src   int
@@ -345,12 +349,15 @@ func deliveries(r *rand.Rand, events []simEvent, sources int, delay time.Duratio
 	for _, id := range ids {
 		evs := byID[id]
 		times := 1
-		if in(r, 0, 6) == 0 {
+		if in(r, 0, 6) == 0 && !k.once {
 			times = 2
 		}
 		for range times {
 			late := int64(0)
-			if in(r, 0, 2) == 0 {
+			switch {
+			case k.displace != nil:
+				late = int64(k.displace(r))
+			case in(r, 0, 2) == 0:
 				late = in(r, 0, int64(delay)/int64(time.Second)) * int64(time.Second)
 			}
 			stamp := evs[0].time + late
@@ -383,6 +390,29 @@ func deliveries(r *rand.Rand, events []simEvent, sources int, delay time.Duratio
 		out[d.src] = append(out[d.src], d.r)
 	}
 	return out
+}
+
+// markLate says of events, delivered as they are, whether they came late.
+func markLate(events []simEvent, sources [][]simRecord, lateness time.Duration) {
+	stamps, pointed := map[[2]int64]int64{}, map[[2]int64]int64{}
+	for _, rs := range sources { // in the order of pointers
+		for _, r := range rs {
+			for _, ev := range r.events {
+				k := [2]int64{ev.time, int64(ev.id)}
+				if old, ok := stamps[k]; !ok || r.stamp < old {
+					stamps[k] = r.stamp
+				}
+				if _, ok := pointed[k]; !ok {
+					pointed[k] = r.stamp
+				}
+			}
+		}
+	}
+	for i := range events {
+		ev := &events[i]
+		k := [2]int64{ev.time, int64(ev.id)}
+		ev.late, ev.pointedLate = stamps[k]-ev.time > int64(lateness), pointed[k]-ev.time > int64(lateness)
+	}
 }
 
 // pointers gives for each (time, id) the least pointer of its deliveries.

@@ -60,6 +60,7 @@ type joinEvent struct {
 	stamp  int64
 	until  int64 // event time at which it may go
 	side   side
+	late   bool
 	done   bool // judged, or taken by a left event
 }
 
@@ -89,7 +90,7 @@ func newUnmatched(b *base) *unmatched {
 			}
 		}
 	}
-	n.hold = int64(cmp.Or(b.c.Hold, originHold))
+	n.hold = int64(cmp.Or(b.c.Hold, originHold) + b.c.Lateness)
 	n.retain = n.before + n.after + b.late
 	b.keep = time.Duration(n.retain + n.hold)
 	byTime := func(a, b *joinEvent) bool { return detect.CompareEvidence(a.Evidence, b.Evidence) < 0 }
@@ -117,7 +118,7 @@ func (n *unmatched) apply(g *detect.Group, next int64) {
 		}
 		ev := &joinEvent{
 			Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
-			full:     full, stamp: o.Stamp, side: n.sideOf(o), until: o.Time + n.retain,
+			full:     full, stamp: o.Stamp, late: n.isLate(o), side: n.sideOf(o), until: o.Time + n.retain,
 		}
 		events := v.of(ev.side)
 		if ev.side != sideRight {
@@ -126,7 +127,9 @@ func (n *unmatched) apply(g *detect.Group, next int64) {
 		at, _ := slices.BinarySearchFunc(*events, ev, compareEvents)
 		if at < len(*events) && (*events)[at].Time == ev.Time && (*events)[at].IDHash == ev.IDHash {
 			n.e.stats.Duplicates++
-			if old := (*events)[at]; detect.ComparePointer(ev.Pointer, old.Pointer) < 0 {
+			old := (*events)[at]
+			old.late = old.late && ev.late
+			if detect.ComparePointer(ev.Pointer, old.Pointer) < 0 {
 				old.Pointer = ev.Pointer
 			}
 			continue
@@ -173,15 +176,15 @@ func (n *unmatched) fold(tenant string, o *detect.Observation) {
 	ev := detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash}
 	switch n.sideOf(o) {
 	case sideLeft:
-		n.emit(tenant, nil, detect.VerdictUnknown, "bound", ev)
+		n.emit(tenant, nil, detect.VerdictUnknown, "bound", ev, n.isLate(o))
 	case sideUnknown:
-		n.addUnlisted(tenant, o.Label, ev)
+		n.addUnlisted(tenant, o.Label, ev, n.isLate(o))
 	}
 }
 
 func (n *unmatched) advance() {
 	c := &n.e.c
-	s := min(sub(c.settledAll(n.right), n.after), c.settledAll(n.left))
+	s := min(sub(n.settledAll(n.right), n.after), n.settledAll(n.left))
 	for n.due.len() > 0 && s != never && (n.due.top().Time < s || s == always) {
 		if ev := n.due.pop(); !ev.done {
 			n.judge(ev, true)
@@ -264,22 +267,22 @@ func (n *unmatched) judge(ev *joinEvent, settled bool) {
 	tenant, _ := n.split([]byte(ev.full))
 	switch {
 	case ev.side == sideUnknown:
-		n.addUnlisted(tenant, ev.rollup, ev.Evidence)
+		n.addUnlisted(tenant, ev.rollup, ev.Evidence, ev.late)
 	case !settled:
-		n.emit(tenant, nil, detect.VerdictUnknown, "unsettled", ev.Evidence)
+		n.emit(tenant, nil, detect.VerdictUnknown, "unsettled", ev.Evidence, ev.late)
 	case n.isStale(ev.Time):
-		n.emit(tenant, nil, detect.VerdictUnknown, "stale", ev.Evidence)
+		n.emit(tenant, nil, detect.VerdictUnknown, "stale", ev.Evidence, ev.late)
 	default:
-		n.emit(tenant, []byte(ev.rollup), detect.VerdictBypass, "", ev.Evidence)
+		n.emit(tenant, []byte(ev.rollup), detect.VerdictBypass, "", ev.Evidence, ev.late)
 	}
 }
 
 // addUnlisted says that an event cannot be judged, if there is anything to judge
 // it by: where no record was ever read of the log of the first partner, nobody
 // asks how functions are called.
-func (n *unmatched) addUnlisted(tenant, rollup string, ev detect.Evidence) {
+func (n *unmatched) addUnlisted(tenant, rollup string, ev detect.Evidence, late bool) {
 	if len(n.stale) == 0 || n.e.c.newest(n.stale[0]) != never {
-		n.unlisted.add(tenant, rollup, ev)
+		n.unlisted.add(tenant, rollup, ev, late)
 	}
 }
 
@@ -293,11 +296,11 @@ func (n *unmatched) isStale(t int64) bool {
 	return false
 }
 
-func (n *unmatched) emit(tenant string, key []byte, verdict, reason string, ev detect.Evidence) {
+func (n *unmatched) emit(tenant string, key []byte, verdict, reason string, ev detect.Evidence, late bool) {
 	pane := max(minPane, n.after/panesPerWindow)
 	d := n.get(n.fullKey(tenant, key), tile(ev.Time, pane, n.c.Timespan))
 	d.Add(detect.Finding{
-		Count: 1, Peak: 1, First: ev.Time, Last: ev.Time, Verdict: verdict,
+		Count: 1, Late: oneIf(late), Peak: 1, First: ev.Time, Last: ev.Time, Verdict: verdict,
 		Detail: n.detailOf(verdict, reason), Evidence: []detect.Evidence{ev},
 	}, n.deltas.limit)
 }

@@ -35,9 +35,10 @@ const (
 
 func newUnlisted(b *base) unlisted { return unlisted{base: b} }
 
-func (u *unlisted) add(tenant, rollup string, ev detect.Evidence) {
+func (u *unlisted) add(tenant, rollup string, ev detect.Evidence, late bool) {
 	d := u.day(tenant, floorDiv(ev.Time, unlistedTile)*unlistedTile)
 	d.see(ev, u.deltas.limit)
+	d.Late += oneIf(late)
 	name := labelName(rollup)
 	if i, known := slices.BinarySearch(d.labels, name); !known && name != "" && i < unlistedLabels {
 		d.labels = slices.Insert(d.labels, i, name)

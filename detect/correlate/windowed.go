@@ -212,6 +212,7 @@ func (w *windowed) observe(c *cursor, o *detect.Observation) {
 		}
 		if e := w.find(t, c.slot[i]-1, p, o, disc); e != nil {
 			w.e.stats.Duplicates++
+			w.inTime(c.full, t, p, e, o)
 			w.again(c.full, p, e, o, src)
 			return
 		}
@@ -232,10 +233,10 @@ func (w *windowed) observe(c *cursor, o *detect.Observation) {
 	case w.byRef && !w.ordered:
 		fresh = t.refs(p)&(1<<(o.Ref&63)) == 0
 	}
-	if made && w.settled {
-		w.due.push(dueJudge{q: q, gen: t.gen, slot: slot})
-	}
 	w.insert(t, slot, p, o, src, aux, echo)
+	if w.settled {
+		w.await(c, q, made)
+	}
 	if n := len(w.touched); n > 0 && w.touched[n-1].t == t && w.touched[n-1].slot == slot && w.touched[n-1].q == q {
 		w.touched[n-1].fresh = w.touched[n-1].fresh || fresh
 		return
@@ -321,6 +322,7 @@ func (w *windowed) count(t *table, p *pane, d *delta) {
 		e := t.entries.at(i - 1)
 		if !e.echo() {
 			d.see(w.evidence(p.q, e), w.deltas.limit)
+			d.Late += oneIf(e.late())
 		}
 		i = e.next
 	}
@@ -329,7 +331,7 @@ func (w *windowed) count(t *table, p *pane, d *delta) {
 func (w *windowed) advance() {
 	c := &w.e.c
 	if w.settled {
-		s := c.settledAll(w.types)
+		s := w.settledAll(w.types)
 		for w.due.len() > 0 && s != never && (w.due.top().q+int64(w.m))*w.pane <= s {
 			w.judge(w.due.pop())
 		}

@@ -67,8 +67,10 @@ func parseCorrelation(n *yaml.Node) (*Correlation, []reference, error) {
 // complete reads what depends on the type: the condition and our own parameters.
 func (c *Correlation) complete(n, condition, own *yaml.Node, rules int) error {
 	ours := strings.HasPrefix(string(c.Type), "vedette.")
-	if own != nil && !ours {
-		return at(own, "correlation: the map vedette belongs to the types vedette.new_value, vedette.baseline and vedette.unmatched, not to %s", c.Type)
+	if !ours {
+		if err := c.readParameters(own); err != nil {
+			return err
+		}
 	}
 	if c.Timespan == 0 && c.Type != NewValue {
 		return at(n, "correlation: want a timespan such as 10m")

@@ -43,6 +43,12 @@ func TestCorrelations(t *testing.T) {
 			rule.Correlation{Type: rule.EventCount, GroupBy: []string{"src_endpoint.ip"}, Timespan: 5 * time.Minute, Op: rule.OpGTE, Value: 60},
 		},
 		{
+			"of late events",
+			"type: event_count\nrules: [a]\ntimespan: 5m\ncondition: {gte: 60}\nvedette: {lateness: 6h}",
+			"60 or more events within 5m",
+			rule.Correlation{Type: rule.EventCount, Timespan: 5 * time.Minute, Op: rule.OpGTE, Value: 60, Lateness: 6 * time.Hour},
+		},
+		{
 			"one rule, no key",
 			"type: event_count\nrules: id-a\ntimespan: 36h\ncondition: {lt: 1.5}\ngenerate: true",
 			"fewer than 1.5 events within 36h",
@@ -81,9 +87,9 @@ func TestCorrelations(t *testing.T) {
 		},
 		{
 			"new_value",
-			"type: vedette.new_value\nrules: [b]\ngroup-by: [outcome]\ncondition: {field: layer}\nvedette: {learning: 12h, forget: 2d}",
+			"type: vedette.new_value\nrules: [b]\ngroup-by: [outcome]\ncondition: {field: layer}\nvedette: {learning: 12h, forget: 2d, lateness: 3h}",
 			"a value of layer not seen in 2d, once 12h of history are known per outcome",
-			rule.Correlation{Type: rule.NewValue, GroupBy: []string{"outcome"}, Field: "layer", Learning: 12 * time.Hour, Forget: 2 * day},
+			rule.Correlation{Type: rule.NewValue, GroupBy: []string{"outcome"}, Field: "layer", Learning: 12 * time.Hour, Forget: 2 * day, Lateness: 3 * time.Hour},
 		},
 		{
 			"baseline p95",
@@ -197,7 +203,8 @@ func TestRefusedCorrelations(t *testing.T) {
 		{"alias of a stranger", good + "\naliases: {x: {z: outcome}}", `aliases: x: "z" is none of the correlation's rules`},
 		{"alias twice", good + "\naliases: {x: {a: outcome, Alpha: layer}}", `aliases: x: "Alpha" and "a" are the same rule`},
 		{"alias lacking", strings.Replace(good, "[a]", "[a, b]", 1) + "\naliases: {x: {a: outcome}}\ngroup-by: [x]", `aliases: x: want the field it stands for in "Beta"`},
-		{"ours", good + "\nvedette: {learning: 7d}", "the map vedette belongs to the types"},
+		{"lateness", good + "\nvedette: {lateness: 8d}", "lateness: at most 7d are supported"},
+		{"ours", good + "\nvedette: {learning: 7d}", `unknown key "learning"; known here are lateness`},
 		{"new_value without field", "type: vedette.new_value\nrules: [a]\ngroup-by: [outcome]\ncondition: {gte: 1}", "vedette.new_value wants a field and nothing else"},
 		{"new_value without key", "type: vedette.new_value\nrules: [a]\ncondition: {field: outcome}", "vedette.new_value wants a group-by"},
 		{"new_value with timespan", "type: vedette.new_value\nrules: [a]\ngroup-by: [layer]\ntimespan: 5m\ncondition: {field: outcome}", "vedette.new_value has no timespan"},

@@ -14,11 +14,13 @@ type parameter struct {
 	read func(*yaml.Node) error
 }
 
-// readParameters reads the map "vedette", which may be absent.
-func readParameters(own *yaml.Node, ps ...parameter) error {
+// readParameters reads the map "vedette", which may be absent: what any type may
+// have, and ps.
+func (c *Correlation) readParameters(own *yaml.Node, ps ...parameter) error {
 	if own == nil {
 		return nil
 	}
+	ps = append(ps, durationParameter("lateness", &c.Lateness))
 	es, err := entries(own, "vedette")
 	if err != nil {
 		return err
@@ -42,8 +44,15 @@ next:
 		}
 		return atLine(e.line, "vedette: unknown key %q; known here are %s", e.key, known)
 	}
+	if c.Lateness > maxLateness {
+		return at(own, "lateness: at most %s are supported: what came is kept as long", shortDuration(maxLateness))
+	}
 	return nil
 }
+
+// maxLateness bounds Lateness: state is kept, and the observations are retained, for
+// several times as long.
+const maxLateness = 7 * 24 * time.Hour
 
 func durationParameter(key string, d *time.Duration) parameter {
 	return parameter{key, func(n *yaml.Node) (err error) {
@@ -91,7 +100,7 @@ func (c *Correlation) completeNewValue(n, condition, own *yaml.Node) error {
 	}
 	const day = 24 * time.Hour
 	c.Learning, c.Forget = 7*day, 90*day
-	if err := readParameters(own, durationParameter("learning", &c.Learning), durationParameter("forget", &c.Forget)); err != nil {
+	if err := c.readParameters(own, durationParameter("learning", &c.Learning), durationParameter("forget", &c.Forget)); err != nil {
 		return err
 	}
 	if c.Forget < c.Learning {
@@ -106,7 +115,7 @@ func (c *Correlation) completeBaseline(n, condition, own *yaml.Node, rules int) 
 	}
 	const day = 24 * time.Hour
 	c.Learning, c.MinVolume, c.MinBuckets, c.Factor, c.Deviations = 3*day, 20, 48, 4, 6
-	err := readParameters(own,
+	err := c.readParameters(own,
 		textParameter("measure", &c.Measure), textParameter("field", &c.Field),
 		durationParameter("learning", &c.Learning),
 		countParameter("min_volume", &c.MinVolume), countParameter("min_buckets", &c.MinBuckets),
@@ -176,7 +185,7 @@ func (c *Correlation) completeUnmatched(n, condition, own *yaml.Node, rules int)
 		c.Unknown, err = texts(n, "unknown")
 		return err
 	}}
-	if err := readParameters(own, durationParameter("before", &c.Before), durationParameter("hold", &c.Hold), join, unknown); err != nil {
+	if err := c.readParameters(own, durationParameter("before", &c.Before), durationParameter("hold", &c.Hold), join, unknown); err != nil {
 		return err
 	}
 	if len(c.Join) == 0 {

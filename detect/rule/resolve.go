@@ -261,6 +261,9 @@ func (rs *resolver) correlationMeaning(c *Correlation) string {
 	fmt.Fprintf(&b, "%s %q %d %s %v %q %v", c.Type, c.GroupBy, c.Timespan, c.Op, c.Value, c.Field, c.Implicit)
 	fmt.Fprintf(&b, " %d %d %q %d %d %v %v %v %d %d", c.Learning, c.Forget, c.Measure, c.MinVolume, c.MinBuckets,
 		c.Factor, c.Deviations, c.Floor, c.Before, c.Hold)
+	if c.Lateness > 0 {
+		fmt.Fprintf(&b, " late %d", c.Lateness)
+	}
 	for i, r := range c.Rules {
 		fmt.Fprintf(&b, " [%s %q", rs.meaning[r], c.JoinFields(i))
 		if c.IsUnknown(i) {

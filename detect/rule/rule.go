@@ -151,6 +151,9 @@ type Correlation struct {
 	Field    string                       // value_count, new_value, baseline percentile: the field counted, learned or ranked
 	Aliases  map[string]map[string]string // alias → rule name → field
 	Generate bool
+	// Lateness is how late an event may come and still count as if it had come in
+	// time, if that is longer than its log type's; what has to settle waits as long.
+	Lateness time.Duration
 
 	// new_value and baseline.
 	Learning time.Duration // a key must have been known this long

@@ -203,7 +203,7 @@ func (q *Queries) ShowEvidence(ctx context.Context, arg ShowEvidenceParams) ([]S
 }
 
 const showFindings = `-- name: ShowFindings :many
-SELECT f.id, f.key, f.count, f.peak, f.first_time, f.last_time, f.detail, f.verdict, count(*) OVER () AS total,
+SELECT f.id, f.key, f.count, f.late, f.peak, f.first_time, f.last_time, f.detail, f.verdict, count(*) OVER () AS total,
     coalesce(r.rule_id, f.rule_version)::text AS rule_id, coalesce(r.title, '')::text AS title, coalesce(r.level, 2)::smallint AS level,
     coalesce(r.author, '')::text AS author, coalesce(r.license, '')::text AS license, coalesce(r.description, '')::text AS description,
     coalesce(r.rule_references, '{}')::text[] AS rule_references, coalesce(r.tags, '{}')::text[] AS tags,
@@ -226,6 +226,7 @@ type ShowFindingsRow struct {
 	ID             []byte
 	Key            []byte
 	Count          int64
+	Late           int64
 	Peak           float64
 	FirstTime      int64
 	LastTime       int64
@@ -258,6 +259,7 @@ func (q *Queries) ShowFindings(ctx context.Context, arg ShowFindingsParams) ([]S
 			&i.ID,
 			&i.Key,
 			&i.Count,
+			&i.Late,
 			&i.Peak,
 			&i.FirstTime,
 			&i.LastTime,

@@ -104,12 +104,12 @@ func (q *Queries) DropMarks(ctx context.Context, arg DropMarksParams) error {
 }
 
 const insertFindings = `-- name: InsertFindings :exec
-INSERT INTO finding (layout, partition, number, tenant, id, rule_version, key, tile, merge, count, peak,
+INSERT INTO finding (layout, partition, number, tenant, id, rule_version, key, tile, merge, count, late, peak,
     first_time, last_time, detail, verdict, evidence)
 SELECT $1::integer, $2::integer, $3::bigint, unnest($4::text[]), unnest($5::bytea[]),
     unnest($6::text[]), unnest($7::bytea[]), unnest($8::bigint[]), unnest($9::smallint[]),
-    unnest($10::bigint[]), unnest($11::double precision[]), unnest($12::bigint[]), unnest($13::bigint[]),
-    unnest($14::text[]), unnest($15::text[]), unnest($16::bytea[])
+    unnest($10::bigint[]), unnest($11::bigint[]), unnest($12::double precision[]), unnest($13::bigint[]), unnest($14::bigint[]),
+    unnest($15::text[]), unnest($16::text[]), unnest($17::bytea[])
 ON CONFLICT (tenant, id) DO NOTHING
 `
 
@@ -124,6 +124,7 @@ type InsertFindingsParams struct {
 	Tiles        []int64
 	Merges       []int16
 	Counts       []int64
+	Lates        []int64
 	Peaks        []float64
 	Firsts       []int64
 	Lasts        []int64
@@ -145,6 +146,7 @@ func (q *Queries) InsertFindings(ctx context.Context, arg InsertFindingsParams) 
 		arg.Tiles,
 		arg.Merges,
 		arg.Counts,
+		arg.Lates,
 		arg.Peaks,
 		arg.Firsts,
 		arg.Lasts,
@@ -177,7 +179,7 @@ func (q *Queries) LockCheckpoint(ctx context.Context, arg LockCheckpointParams) 
 }
 
 const lockFindings = `-- name: LockFindings :many
-SELECT f.tenant, f.id, f.rule_version, f.key, f.tile, f.merge, f.count, f.peak, f.first_time, f.last_time,
+SELECT f.tenant, f.id, f.rule_version, f.key, f.tile, f.merge, f.count, f.late, f.peak, f.first_time, f.last_time,
     f.detail, f.verdict, f.evidence
 FROM finding f
 WHERE (f.tenant, f.id) IN (SELECT unnest($1::text[]), unnest($2::bytea[]))
@@ -202,6 +204,7 @@ type LockFindingsRow struct {
 	Tile        int64
 	Merge       int16
 	Count       int64
+	Late        int64
 	Peak        float64
 	FirstTime   int64
 	LastTime    int64
@@ -234,6 +237,7 @@ func (q *Queries) LockFindings(ctx context.Context, arg LockFindingsParams) ([]L
 			&i.Tile,
 			&i.Merge,
 			&i.Count,
+			&i.Late,
 			&i.Peak,
 			&i.FirstTime,
 			&i.LastTime,
@@ -410,14 +414,15 @@ func (q *Queries) SavePages(ctx context.Context, arg SavePagesParams) error {
 const updateFindings = `-- name: UpdateFindings :exec
 
 UPDATE finding f
-SET count = d.count, peak = d.peak, first_time = d.first_time, last_time = d.last_time,
+SET count = d.count, late = d.late, peak = d.peak, first_time = d.first_time, last_time = d.last_time,
     detail = d.detail, verdict = d.verdict, evidence = d.evidence,
     layout = $1, partition = $2, number = $3, updated_at = now()
 FROM (
     SELECT unnest($4::text[]) AS tenant, unnest($5::bytea[]) AS id, unnest($6::bigint[]) AS count,
-        unnest($7::double precision[]) AS peak, unnest($8::bigint[]) AS first_time,
-        unnest($9::bigint[]) AS last_time, unnest($10::text[]) AS detail,
-        unnest($11::text[]) AS verdict, unnest($12::bytea[]) AS evidence
+        unnest($7::bigint[]) AS late,
+        unnest($8::double precision[]) AS peak, unnest($9::bigint[]) AS first_time,
+        unnest($10::bigint[]) AS last_time, unnest($11::text[]) AS detail,
+        unnest($12::text[]) AS verdict, unnest($13::bytea[]) AS evidence
 ) d
 WHERE f.tenant = d.tenant AND f.id = d.id
 `
@@ -429,6 +434,7 @@ type UpdateFindingsParams struct {
 	Tenants   []string
 	Ids       [][]byte
 	Counts    []int64
+	Lates     []int64
 	Peaks     []float64
 	Firsts    []int64
 	Lasts     []int64
@@ -446,6 +452,7 @@ func (q *Queries) UpdateFindings(ctx context.Context, arg UpdateFindingsParams) 
 		arg.Tenants,
 		arg.Ids,
 		arg.Counts,
+		arg.Lates,
 		arg.Peaks,
 		arg.Firsts,
 		arg.Lasts,

@@ -22,7 +22,7 @@ WHERE rank <= @top::bigint
 ORDER BY incident_id, rank;
 
 -- name: ShowFindings :many
-SELECT f.id, f.key, f.count, f.peak, f.first_time, f.last_time, f.detail, f.verdict, count(*) OVER () AS total,
+SELECT f.id, f.key, f.count, f.late, f.peak, f.first_time, f.last_time, f.detail, f.verdict, count(*) OVER () AS total,
     coalesce(r.rule_id, f.rule_version)::text AS rule_id, coalesce(r.title, '')::text AS title, coalesce(r.level, 2)::smallint AS level,
     coalesce(r.author, '')::text AS author, coalesce(r.license, '')::text AS license, coalesce(r.description, '')::text AS description,
     coalesce(r.rule_references, '{}')::text[] AS rule_references, coalesce(r.tags, '{}')::text[] AS tags,

@@ -41,17 +41,17 @@ ON CONFLICT (layout, partition, rule_version, page) DO UPDATE SET data = exclude
 
 -- name: InsertFindings :exec
 -- In the order of the primary key, so that two that insert the same wait for each other in one direction.
-INSERT INTO finding (layout, partition, number, tenant, id, rule_version, key, tile, merge, count, peak,
+INSERT INTO finding (layout, partition, number, tenant, id, rule_version, key, tile, merge, count, late, peak,
     first_time, last_time, detail, verdict, evidence)
 SELECT @layout::integer, @partition::integer, @number::bigint, unnest(@tenants::text[]), unnest(@ids::bytea[]),
     unnest(@rule_versions::text[]), unnest(@keys::bytea[]), unnest(@tiles::bigint[]), unnest(@merges::smallint[]),
-    unnest(@counts::bigint[]), unnest(@peaks::double precision[]), unnest(@firsts::bigint[]), unnest(@lasts::bigint[]),
+    unnest(@counts::bigint[]), unnest(@lates::bigint[]), unnest(@peaks::double precision[]), unnest(@firsts::bigint[]), unnest(@lasts::bigint[]),
     unnest(@details::text[]), unnest(@verdicts::text[]), unnest(@evidence::bytea[])
 ON CONFLICT (tenant, id) DO NOTHING;
 
 -- name: LockFindings :many
 -- Those that were there before this checkpoint, in the order of the primary key.
-SELECT f.tenant, f.id, f.rule_version, f.key, f.tile, f.merge, f.count, f.peak, f.first_time, f.last_time,
+SELECT f.tenant, f.id, f.rule_version, f.key, f.tile, f.merge, f.count, f.late, f.peak, f.first_time, f.last_time,
     f.detail, f.verdict, f.evidence
 FROM finding f
 WHERE (f.tenant, f.id) IN (SELECT unnest(@tenants::text[]), unnest(@ids::bytea[]))
@@ -61,11 +61,12 @@ FOR NO KEY UPDATE; -- its key stays, so rows that refer to it may be written mea
 
 -- name: UpdateFindings :exec
 UPDATE finding f
-SET count = d.count, peak = d.peak, first_time = d.first_time, last_time = d.last_time,
+SET count = d.count, late = d.late, peak = d.peak, first_time = d.first_time, last_time = d.last_time,
     detail = d.detail, verdict = d.verdict, evidence = d.evidence,
     layout = @layout, partition = @partition, number = @number, updated_at = now()
 FROM (
     SELECT unnest(@tenants::text[]) AS tenant, unnest(@ids::bytea[]) AS id, unnest(@counts::bigint[]) AS count,
+        unnest(@lates::bigint[]) AS late,
         unnest(@peaks::double precision[]) AS peak, unnest(@firsts::bigint[]) AS first_time,
         unnest(@lasts::bigint[]) AS last_time, unnest(@details::text[]) AS detail,
         unnest(@verdicts::text[]) AS verdict, unnest(@evidence::bytea[]) AS evidence
