@@ -85,7 +85,8 @@ func (db *DB) Standings(ctx context.Context, incarnation uint32) ([]match.Standi
 	list := make([]match.Standing, len(rows))
 	for i, r := range rows {
 		list[i] = match.Standing{
-			Partition: r.Partition, Incarnation: uint32(r.Incarnation), Known: r.Next.Valid && r.Clock.Valid, Clock: clock(r.Clock), Rewind: -1,
+			Partition: r.Partition, Incarnation: uint32(r.Incarnation), Epoch: r.Epoch,
+			Known: r.Next.Valid && r.Clock.Valid, Clock: clock(r.Clock), Rewind: -1,
 		}
 		if r.Rewind.Valid {
 			list[i].Rewind = r.Rewind.Int64

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ type GroupOptions struct {
 	Rebalance time.Duration // how long a change of members waits for those that do not answer; 15 s if zero
 	Heartbeat time.Duration // how soon a member learns of a change; 1 s if zero, at most a third of Session
 	Leave     time.Duration // how long leaving may take; 3 s if zero
+	Watch     time.Duration // how often the topic is looked at for partitions that were added; 5 s if zero
 
 	// State is told how things stand: of a partition, or of membership as such for
 	// WholeGroup. A nil error says that all is well, or that it is no longer ours
@@ -48,10 +50,13 @@ type Group struct {
 	o      GroupOptions
 	log    *slog.Logger
 
-	mu    sync.Mutex
-	held  map[int32]*holding
-	claim claim // what the next join tells the others
-	works sync.WaitGroup
+	mu     sync.Mutex
+	held   map[int32]*holding
+	ending map[int32]<-chan struct{} // work on partitions that have gone, which may not have ended yet
+	claim  claim                     // what the next join tells the others
+	round  int                       // counts the generations that this process has entered
+	shared int                       // partitions that this member, leading, shared out in the generation to come; −1: it did not
+	works  sync.WaitGroup
 
 	conns    map[net.Conn]struct{}
 	severed  bool
@@ -113,7 +118,7 @@ func (c *Client) NewGroup(o GroupOptions) (*Group, error) {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&o.Session, 10 * time.Second}, {&o.Rebalance, 15 * time.Second}, {&o.Heartbeat, time.Second}, {&o.Leave, 3 * time.Second}} {
+	}{{&o.Session, 10 * time.Second}, {&o.Rebalance, 15 * time.Second}, {&o.Heartbeat, time.Second}, {&o.Leave, 3 * time.Second}, {&o.Watch, 5 * time.Second}} {
 		if *d.v <= 0 {
 			*d.v = d.def
 		}
@@ -138,7 +143,7 @@ func (c *Client) NewGroup(o GroupOptions) (*Group, error) {
 // back so. Run returns nil when ctx is done, all work has ended and the group has
 // been left; errors of joining are told to State, and joining is tried again.
 func (g *Group) Run(ctx context.Context, work func(ctx context.Context, l *Lease) error) error {
-	g.held = make(map[int32]*holding)
+	g.held, g.ending, g.shared = make(map[int32]*holding), make(map[int32]<-chan struct{}), -1
 	g.conns, g.severed = make(map[net.Conn]struct{}), false
 	g.dialling, g.severing = context.WithCancel(context.Background())
 	defer g.severing()
@@ -148,7 +153,7 @@ func (g *Group) Run(ctx context.Context, work func(ctx context.Context, l *Lease
 			ClientID: g.client.transport.ClientID, Timeout: g.client.transport.DialTimeout, DialFunc: g.dial,
 			TLS: g.client.transport.TLS, SASLMechanism: g.client.transport.SASL,
 		},
-		GroupBalancers:    []kafka.GroupBalancer{sticky{g.claims}},
+		GroupBalancers:    []kafka.GroupBalancer{sticky{g.claims, g.share}},
 		HeartbeatInterval: g.o.Heartbeat, SessionTimeout: g.o.Session, RebalanceTimeout: g.o.Rebalance,
 		JoinGroupBackoff: time.Second,
 	})
@@ -175,51 +180,95 @@ func (g *Group) Run(ctx context.Context, work func(ctx context.Context, l *Lease
 
 // enter takes up what a generation assigns and drops what it does not.
 func (g *Group) enter(ctx context.Context, gen *kafka.Generation, work func(context.Context, *Lease) error) {
-	assigned := make(map[int32]bool)
+	var assigned []int32
 	for _, a := range gen.Assignments[g.o.Topic] {
-		assigned[int32(a.ID)] = true
+		assigned = append(assigned, int32(a.ID))
 	}
+	round, led := g.take(ctx, gen.ID, assigned, work)
+	g.o.Metrics.Partitions.WithLabelValues(g.o.ID).Set(float64(len(assigned)))
+	g.o.Metrics.Generations.WithLabelValues(g.o.ID).Inc()
+	if led >= 0 {
+		gen.Start(func(ended context.Context) { g.watch(ended, led) })
+	}
+	gen.Start(func(ended context.Context) {
+		<-ended.Done()
+		g.suspend(round)
+	})
+}
+
+// take holds the partitions that a generation assigned, and no others. It returns
+// the generation's number among those that this process has entered, and how many
+// partitions it shared out if it leads the generation, otherwise −1.
+func (g *Group) take(ctx context.Context, generation int32, assigned []int32, work func(context.Context, *Lease) error) (round, led int) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	kept, taken, dropped := 0, 0, 0
-	before := make(map[int32]<-chan struct{})
 	for p, h := range g.held {
-		if assigned[p] {
+		if slices.Contains(assigned, p) {
 			kept++
 			continue
 		}
 		h.cancel()
-		before[p] = h.done
+		g.ending[p] = h.done
 		dropped++
 		delete(g.held, p)
 		g.o.State(p, nil)
 	}
-	g.claim = claim{generation: gen.ID}
-	for p := range assigned {
+	g.claim = claim{generation: generation}
+	for _, p := range assigned {
 		h := g.held[p]
 		if h == nil {
 			taken++
-			h = g.hold(ctx, p, before[p], work)
+			h = g.hold(ctx, p, g.ending[p], work)
+			delete(g.ending, p)
 			g.held[p] = h
 		}
 		h.lease.set(true)
 		g.claim.partitions = append(g.claim.partitions, p)
 	}
-	g.mu.Unlock()
-	g.o.Metrics.Partitions.WithLabelValues(g.o.ID).Set(float64(len(assigned)))
-	g.o.Metrics.Generations.WithLabelValues(g.o.ID).Inc()
-	g.log.Info("partitions assigned", "generation", gen.ID, "kept", kept, "taken", taken, "dropped", dropped)
-	gen.Start(func(ended context.Context) {
-		<-ended.Done()
-		g.suspend()
-	})
+	g.round++
+	led, g.shared = g.shared, -1
+	g.log.Info("partitions assigned", "generation", generation, "kept", kept, "taken", taken, "dropped", dropped)
+	return g.round, led
 }
 
-// suspend says that for now the group confirms nothing.
-func (g *Group) suspend() {
+// suspend says that the group confirms nothing for now, unless it has gone on
+// to another generation: word of the end of one may come late.
+func (g *Group) suspend(round int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.round != round {
+		return
+	}
 	for _, h := range g.held {
 		h.lease.set(false)
+	}
+}
+
+// share notes how many partitions this member has shared out among all.
+func (g *Group) share(partitions int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shared = partitions
+}
+
+// watch returns, which ends the generation and has a new one begin, when the
+// topic has another number of partitions than were shared out: some were added, or
+// the broker that was asked did not know of any yet. Only who led need look.
+func (g *Group) watch(ctx context.Context, partitions int) {
+	t := time.NewTicker(g.o.Watch)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		n, err := g.client.Partitions(ctx, g.o.Topic)
+		if err == nil && n != partitions {
+			g.log.Info("the topic has another number of partitions: sharing them out again", "topic", g.o.Topic, "before", partitions, "now", n)
+			return
+		}
 	}
 }
 
@@ -292,6 +341,7 @@ func (g *Group) end(group *kafka.ConsumerGroup) {
 		g.o.State(p, nil)
 	}
 	g.claim = claim{}
+	g.round++ // what still ends has nothing to suspend
 	g.mu.Unlock()
 	left := make(chan struct{})
 	go func() {

@@ -61,6 +61,7 @@ func decodeClaim(b []byte) claim {
 // rebuild of its state.
 type sticky struct {
 	claims func() claim
+	shared func(partitions int) // told by the one who assigns
 }
 
 // ProtocolName implements [kafka.GroupBalancer].
@@ -75,6 +76,7 @@ func (s sticky) AssignGroups(members []kafka.GroupMember, partitions []kafka.Par
 	for _, p := range partitions {
 		byTopic[p.Topic] = append(byTopic[p.Topic], p.ID)
 	}
+	s.shared(len(partitions)) // of one topic
 	out := make(kafka.GroupMemberAssignments)
 	for _, m := range members {
 		out[m.ID] = make(map[string][]int)

@@ -87,7 +87,8 @@ func TestAssignMovesLittle(t *testing.T) {
 
 func TestAssignByTopic(t *testing.T) {
 	data := claim{2, []int32{0}}.encode()
-	got := sticky{}.AssignGroups(
+	shared := 0
+	got := sticky{shared: func(n int) { shared = n }}.AssignGroups(
 		[]kafka.GroupMember{
 			{ID: "a", Topics: []string{"x"}, UserData: data}, {ID: "b", Topics: []string{"x"}}, {ID: "c", Topics: []string{"y"}, UserData: []byte("?")},
 		},
@@ -95,6 +96,9 @@ func TestAssignByTopic(t *testing.T) {
 	)
 	if want := (kafka.GroupMemberAssignments{"a": {"x": {0}}, "b": {"x": {1}}, "c": {"y": {0}}}); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("assigned %v, want %v", got, want)
+	}
+	if shared != 3 {
+		t.Errorf("told of %d partitions, want 3", shared)
 	}
 }
 

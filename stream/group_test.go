@@ -1,6 +1,7 @@
 package stream_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -88,7 +89,7 @@ func (s *shared) until(t *testing.T, partitions int, shares map[string]int) {
 // member joins until stop is called.
 func member(t *testing.T, c *stream.Client, s *shared, name string, o stream.GroupOptions) (stop func()) {
 	t.Helper()
-	o.ID, o.Topic, o.Logger = "sharing", "shared", slog.New(slog.DiscardHandler)
+	o.ID, o.Topic, o.Logger = cmp.Or(o.ID, "sharing"), cmp.Or(o.Topic, "shared"), slog.New(slog.DiscardHandler)
 	g, err := c.NewGroup(o)
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +185,7 @@ func groupMemberLost(t *testing.T, c *stream.Client, o stream.GroupOptions) {
 	defer stopA()
 	s.until(t, 4, map[string]int{"a": 4})
 
-	o.ID, o.Topic, o.Logger = "sharing", "shared", slog.New(slog.DiscardHandler)
+	o.ID, o.Topic, o.Logger = cmp.Or(o.ID, "sharing"), cmp.Or(o.Topic, "shared"), slog.New(slog.DiscardHandler)
 	b, err := c.NewGroup(o)
 	if err != nil {
 		t.Fatal(err)
@@ -285,4 +286,41 @@ func TestGroupWithoutKafka(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestGroupSharesAddedPartitions: partitions that a topic is given later are
+// shared out as well, whoever leads the group, and nothing else is disturbed.
+func TestGroupSharesAddedPartitions(t *testing.T) {
+	_, c := groupBroker(t, 2)
+	groupSharesAdded(t, c, "shared", stream.GroupOptions{Heartbeat: 50 * time.Millisecond, Watch: 50 * time.Millisecond})
+}
+
+func groupSharesAdded(t *testing.T, c *stream.Client, topic string, o stream.GroupOptions) {
+	o.ID, o.Topic = "sharing "+topic, topic
+	s := newShared()
+	stopA := member(t, c, s, "a", o)
+	defer stopA()
+	s.until(t, 2, map[string]int{"a": 2})
+	stopB := member(t, c, s, "b", o)
+	defer stopB()
+	s.until(t, 2, map[string]int{"a": 1, "b": 1})
+	if err := c.AddPartitions(ctx(t), topic, 6); err != nil {
+		t.Fatal(err)
+	}
+	s.until(t, 6, map[string]int{"a": 3, "b": 3})
+	s.mu.Lock()
+	for m, ps := range s.work {
+		for p, n := range ps {
+			if p >= 2 && n > 1 {
+				t.Errorf("%s began work on %d %d times", m, p, n)
+			}
+		}
+	}
+	s.mu.Unlock()
+	stopA() // who led is gone: the other looks from now on
+	s.until(t, 6, map[string]int{"b": 6})
+	if err := c.AddPartitions(ctx(t), topic, 7); err != nil {
+		t.Fatal(err)
+	}
+	s.until(t, 7, map[string]int{"b": 7})
 }

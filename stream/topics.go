@@ -83,6 +83,39 @@ func (c *Client) ensureTopics(ctx context.Context, topics []Topic) (int, error) 
 	return pending, nil
 }
 
+// Partitions returns how many partitions a topic has. What was added a moment ago
+// may not be known yet: the answer can be as old as some seconds.
+func (c *Client) Partitions(ctx context.Context, topic string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.requestTimeout)
+	defer cancel()
+	have, err := c.partitions(ctx, []Topic{{Name: topic}})
+	if err != nil {
+		return 0, err
+	}
+	n, ok := have[topic]
+	if !ok {
+		return 0, fmt.Errorf("count the partitions of %s: %w", topic, kafka.LeaderNotAvailable)
+	}
+	return n, nil
+}
+
+// AddPartitions gives a topic more partitions, so that it has n. One that has so
+// many or more stays as it is.
+func (c *Client) AddPartitions(ctx context.Context, topic string, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, c.requestTimeout)
+	defer cancel()
+	res, err := c.kafka.CreatePartitions(ctx, &kafka.CreatePartitionsRequest{
+		Topics: []kafka.TopicPartitionsConfig{{Name: topic, Count: int32(n)}},
+	})
+	if err == nil {
+		err = res.Errors[topic]
+	}
+	if err != nil && !errors.Is(err, kafka.InvalidPartitionNumber) {
+		return fmt.Errorf("give topic %s %d partitions: %w", topic, n, c.explain(err))
+	}
+	return nil
+}
+
 // partitions returns the number of partitions of those topics that exist and
 // have a leader for each.
 func (c *Client) partitions(ctx context.Context, topics []Topic) (map[string]int, error) {

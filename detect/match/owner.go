@@ -8,6 +8,7 @@ import (
 	"math"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -132,6 +133,7 @@ type Owner struct {
 	o   OwnerOptions
 	cpu chan struct{}
 
+	all       atomic.Int32 // partitions of vedette.logs
 	mu        sync.Mutex
 	sources   map[int32]*source // at work
 	programs  map[string]*Program
@@ -147,9 +149,19 @@ func NewOwner(o OwnerOptions) (*Owner, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	return &Owner{
+	w := &Owner{
 		o: o, cpu: make(chan struct{}, o.Parallel), sources: make(map[int32]*source), programs: make(map[string]*Program),
-	}, nil
+	}
+	w.Widen(o.All)
+	return w, nil
+}
+
+// Widen tells that vedette.logs has so many partitions: none of the others runs
+// ahead until the ones that are new have been begun by whoever has them. They
+// never become fewer. It may be called at any time.
+func (w *Owner) Widen(all int) {
+	for n := w.all.Load(); int32(all) > n && !w.all.CompareAndSwap(n, int32(all)); n = w.all.Load() {
+	}
 }
 
 // Run takes the sources of the options over and works until ctx is done, when it
@@ -209,12 +221,19 @@ func (w *Owner) RunSource(ctx context.Context, partition int32, confirm func(con
 // lacks their sections. It returns at once and may be called at any time; a
 // source that is not at work here is somebody else's to rewind.
 func (w *Owner) Rewind(id detect.Source, next int64) {
-	w.mu.Lock()
-	s := w.sources[id.Partition]
-	w.mu.Unlock()
-	if s != nil && s.id == id {
+	if s := w.source(id); s != nil {
 		s.askRewind(next)
 	}
+}
+
+// source is the one of that identity if it is at work here.
+func (w *Owner) source(id detect.Source) *source {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s := w.sources[id.Partition]; s != nil && s.id == id {
+		return s
+	}
+	return nil
 }
 
 // program returns the generation of that digest; it keeps the few in use.
@@ -278,9 +297,13 @@ func (w *Owner) attend(ctx context.Context, every time.Duration) {
 	w.mu.Lock()
 	w.standings = m
 	w.mu.Unlock()
-	for _, s := range list {
-		if s.Rewind >= 0 {
-			w.Rewind(detect.Source{Incarnation: s.Incarnation, Partition: s.Partition}, s.Rewind)
+	for _, st := range list {
+		id := detect.Source{Incarnation: st.Incarnation, Partition: st.Partition}
+		if s := w.source(id); s != nil {
+			s.askFence(st.Epoch)
+		}
+		if st.Rewind >= 0 {
+			w.Rewind(id, st.Rewind)
 		}
 	}
 }
@@ -302,9 +325,14 @@ func (w *Owner) slowest(s *source) int64 {
 		}
 	}
 	if w.o.Standings == nil {
+		for _, p := range w.o.Sources {
+			if w.sources[p] == nil {
+				return math.MinInt64 // Run is about to begin it
+			}
+		}
 		return least
 	}
-	for p := range int32(w.o.All) {
+	for p := range w.all.Load() {
 		st, ok := w.standings[p]
 		switch {
 		case w.sources[p] != nil:

@@ -198,6 +198,17 @@ func (s *source) askRewind(next int64) {
 	s.cancel(errRewind)
 }
 
+// askFence ends the work if another has taken the source over. One that has
+// nothing to save would not hear of it, and nobody would go on where the other, who
+// may have gone back, left off.
+func (s *source) askFence(epoch int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel != nil && epoch > s.saved[len(s.saved)-1].Epoch {
+		s.cancel(fmt.Errorf("at epoch %d, another owner is at %d: %w", s.saved[len(s.saved)-1].Epoch, epoch, ErrFenced))
+	}
+}
+
 // begin returns where the next session starts.
 func (s *source) begin(cancel context.CancelCauseFunc) (p Position, emit int64) {
 	s.mu.Lock()
@@ -239,8 +250,8 @@ func (s *source) session(ctx context.Context) error {
 	g.Go(func() error { return w.run(gctx, reads, flights) })
 	g.Go(func() error { return s.write(gctx, flights) })
 	err = g.Wait()
-	if errors.Is(context.Cause(sctx), errRewind) {
-		return errRewind
+	if cause := context.Cause(sctx); errors.Is(cause, errRewind) || errors.Is(cause, ErrFenced) {
+		return cause
 	}
 	return err
 }

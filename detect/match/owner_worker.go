@@ -130,13 +130,19 @@ func (w *worker) run(ctx context.Context, reads <-chan read, flights chan<- flig
 		if r.gap != nil {
 			w.lose(r.gap)
 		}
-		if recs := r.batch.Records; len(recs) > 0 {
-			if err := w.wait(ctx, recs[0].Time.UnixNano(), flights); err != nil {
+		for recs := r.batch.Records; len(recs) > 0; {
+			limit, err := w.wait(ctx, recs[0].Time.UnixNano(), flights)
+			if err != nil {
 				return err
 			}
-			if err := w.batch(ctx, recs); err != nil {
+			n := 1
+			for n < len(recs) && (recs[n].Offset < w.emit || recs[n].Time.UnixNano() <= limit) {
+				n++
+			}
+			if err := w.batch(ctx, recs[:n]); err != nil {
 				return err
 			}
+			recs = recs[n:]
 		}
 		if r.gap == nil && r.batch.Next >= 0 {
 			w.pos = r.batch.Next // beyond markers that hold no record
@@ -165,24 +171,25 @@ func (w *worker) lose(gap *stream.GapError) {
 	w.pos = gap.To
 }
 
-// wait holds a source back that would run too far ahead of the slowest. A source
+// wait holds a source back that would run too far ahead of the slowest, and returns
+// the stamp up to which it may go on without asking again. A source
 // stands where the next record that it has not taken yet does, and while it waits
 // that is saved: after an hour in which nobody wrote all of them stand beyond it.
-func (w *worker) wait(ctx context.Context, stamp int64, flights chan<- flight) error {
+func (w *worker) wait(ctx context.Context, stamp int64, flights chan<- flight) (limit int64, err error) {
 	w.s.clock.Store(max(stamp, w.state.clock, w.s.clock.Load()))
 	if w.pos < w.emit {
-		return nil // what was written before is only read
+		return math.MinInt64, nil // what was written before is only read
 	}
 	for ahead := int64(w.s.owner.o.Ahead); ; {
 		if slow := w.s.owner.slowest(w.s); stamp-ahead <= slow {
-			return nil
+			return max(slow, slow+ahead), nil // there may be no other
 		}
 		if err := w.hand(ctx, flights, true); err != nil {
-			return err
+			return 0, err
 		}
 		w.s.owner.attend(ctx, attendSoon)
 		if sleep(ctx, minBackoff); ctx.Err() != nil {
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 	}
 }

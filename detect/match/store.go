@@ -16,6 +16,7 @@ type Position struct {
 type Standing struct {
 	Partition   int32
 	Incarnation uint32 // the latest
+	Epoch       int64  // of whoever has it
 	Known       bool   // a position was saved
 	Clock       int64  // as in Position
 	Rewind      int64  // sections from this offset on are wanted again; −1: none are

@@ -136,13 +136,14 @@ func (q *Queries) SaveSource(ctx context.Context, arg SaveSourceParams) (int64, 
 }
 
 const standings = `-- name: Standings :many
-SELECT DISTINCT ON (partition) partition, incarnation, next, clock, rewind
+SELECT DISTINCT ON (partition) partition, incarnation, epoch, next, clock, rewind
 FROM source_position WHERE incarnation >= $1 ORDER BY partition, incarnation DESC
 `
 
 type StandingsRow struct {
 	Partition   int32
 	Incarnation int32
+	Epoch       int64
 	Next        pgtype.Int8
 	Clock       pgtype.Int8
 	Rewind      pgtype.Int8
@@ -160,6 +161,7 @@ func (q *Queries) Standings(ctx context.Context, incarnation int32) ([]Standings
 		if err := rows.Scan(
 			&i.Partition,
 			&i.Incarnation,
+			&i.Epoch,
 			&i.Next,
 			&i.Clock,
 			&i.Rewind,

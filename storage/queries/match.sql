@@ -11,7 +11,7 @@ SET next = @next::bigint, generation = @generation, state = @state, clock = @clo
 WHERE incarnation = @incarnation AND partition = @partition AND epoch = @epoch;
 
 -- name: Standings :many
-SELECT DISTINCT ON (partition) partition, incarnation, next, clock, rewind
+SELECT DISTINCT ON (partition) partition, incarnation, epoch, next, clock, rewind
 FROM source_position WHERE incarnation >= @incarnation ORDER BY partition, incarnation DESC;
 
 -- name: AskRewind :exec

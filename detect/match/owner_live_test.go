@@ -1,0 +1,108 @@
+package match_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vedette-sec/vedette/detect/match"
+	"github.com/vedette-sec/vedette/stream"
+)
+
+// TestOwnerWithNothingToSaveIsFenced: another takes a source over, goes back because
+// correlate lacks sections, and dies. Whoever had the source has read it to its end,
+// writes nothing, and still has to hear of it: nobody else would go on.
+func TestOwnerWithNothingToSaveIsFenced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard(t, 1, 1)
+		for i := range 10 {
+			b.record(0, base.Add(time.Duration(i)*time.Second), base, "GetUser", "AccessDenied")
+		}
+		owner, _ := b.process(t)
+		done := make(chan error, 1)
+		go func() { done <- owner.RunSource(t.Context(), 0, nil) }()
+		b.until(t, b.saved)
+		time.Sleep(10 * time.Second) // of the bubble's time; it idles
+
+		b.mu.Lock()
+		pos := b.positions[0]
+		pos.Epoch++
+		pos.Next, pos.State, pos.Generation = 0, nil, ""
+		b.positions[0] = pos
+		b.mu.Unlock()
+		select {
+		case err := <-done:
+			if !errors.Is(err, match.ErrFenced) {
+				t.Errorf("ended with %v, want ErrFenced", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("it idles on, and nobody reads the source")
+		}
+		stop := source(t, owner, 0) // as the group does
+		b.until(t, b.saved)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// whole reads all there is at once.
+type whole struct{ *worldReader }
+
+func (r whole) Read(ctx context.Context) (stream.Batch, error) {
+	all, err := r.worldReader.Read(ctx)
+	for err == nil && len(all.Records) > 0 && all.Next < all.End {
+		var b stream.Batch
+		if b, err = r.worldReader.Read(ctx); err == nil {
+			all.Records, all.Next = append(all.Records, b.Records...), b.Next
+		}
+	}
+	return all, err
+}
+
+// late tells a source's incarnation only after a while, as a slow Postgres does.
+type late struct{ source int32 }
+
+func (l late) Incarnation(ctx context.Context, p int32) (match.Incarnation, error) {
+	if p == l.source {
+		select {
+		case <-time.After(5 * time.Second):
+		case <-ctx.Done():
+		}
+	}
+	return match.Incarnation{}, ctx.Err()
+}
+
+// TestOwnerWaitsHoweverMuchItReads: neither a batch that spans hours nor a source
+// that is slow to begin lets another run ahead.
+func TestOwnerWaitsHoweverMuchItReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, 1)
+		for i := range 60 {
+			w.record(0, base.Add(time.Duration(i)*time.Minute), base, "GetUser", "")
+		}
+		w.record(1, base, base, "GetUser", "")
+		o := w.options()
+		o.Open = func(p int32, offset int64) match.SourceReader { return whole{&worldReader{w, p, offset}} }
+		o.Incarnations = late{1}
+		_, stop := start(t, o)
+		next := func() int64 {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.positions[0].Next
+		}
+		time.Sleep(4 * time.Second) // of the bubble's time
+		if n := next(); n != 0 {
+			t.Errorf("source 0 was read to %d before source 1 had begun", n)
+		}
+		time.Sleep(5 * time.Minute)
+		if n := next(); n != 11 {
+			t.Errorf("source 0 was read to %d, want 11: no record more than 10 min ahead of source 1", n)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
