@@ -110,7 +110,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := os.Chmod(dir, 0o711); err != nil { // Postgres may have to run as another user
 		return nil, fmt.Errorf("bench: %w", err)
 	}
-	paths, err := rulePaths(dir, &o)
+	paths, err := rulePaths(dir, &o, probeRules)
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
@@ -127,11 +127,13 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
 	runtime.GC()
-	s, err := startSite(ctx, dir, paths, &o)
+	s, err := openSite(ctx, dir, paths, &o, embeddedRetention)
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
-	err = s.measure(ctx, r)
+	if err = s.boot(ctx); err == nil {
+		err = s.measure(ctx, r)
+	}
 	if cpu, ok := s.stop(); ok {
 		r.PostgresCPU = cpu.Seconds()
 	}
@@ -147,9 +149,8 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return r, nil
 }
 
-// rulePaths writes the rules that are generated and says where all are.
-func rulePaths(dir string, o *Options) ([]string, error) {
-	text := probeRules
+// rulePaths writes text and the rules that are generated, and says where all are.
+func rulePaths(dir string, o *Options, text string) ([]string, error) {
 	if len(o.Rules) == 0 {
 		text += Rules(o.Stateful)
 	}
@@ -177,6 +178,7 @@ type site struct {
 	app      *app.App
 	cancel   context.CancelFunc // ends the ticks
 	ticks    chan struct{}
+	keep     app.Retention
 }
 
 // embeddedPartitions is enough for two cores.
@@ -185,8 +187,9 @@ const embeddedPartitions = 2
 // The embedded broker holds what it keeps in memory, so what has been read goes.
 var embeddedRetention = app.Retention{Bytes: 64 << 20, SegmentBytes: 8 << 20}
 
-func startSite(ctx context.Context, dir string, rules []string, o *Options) (_ *site, err error) {
-	s := &site{o: o, cfg: config.Default(), opened: newOpened()}
+// openSite starts what the service depends on, and refuses what holds something.
+func openSite(ctx context.Context, dir string, rules []string, o *Options, keep app.Retention) (_ *site, err error) {
+	s := &site{o: o, cfg: config.Default(), opened: newOpened(), keep: keep}
 	defer func() {
 		if err != nil {
 			s.stop()
@@ -235,17 +238,27 @@ func startSite(ctx context.Context, dir string, rules []string, o *Options) (_ *
 	if s.client, err = stream.NewClient(stream.Config{Brokers: c.Kafka.Brokers}); err != nil {
 		return nil, err
 	}
-	if err := s.refuseUsed(ctx); err != nil {
-		return nil, err
-	}
+	return s, s.refuseUsed(ctx)
+}
+
+// boot starts the service, and with the first one the ticks of its log.
+func (s *site) boot(ctx context.Context) (err error) {
+	o := s.o
 	if s.app, err = app.Start(ctx, app.Options{
-		Config: c, Roles: []app.Role{app.Match, app.Correlate, app.Alert}, Version: "bench", Retention: embeddedRetention,
+		Config: s.cfg, Roles: []app.Role{app.Match, app.Correlate, app.Alert}, Version: "bench", Retention: s.keep,
 		Logger: slog.New(tee{s.opened, o.Logger.Handler()}),
 	}); err != nil {
-		return nil, fmt.Errorf("start the service: %w", err)
+		return fmt.Errorf("start the service: %w", err)
 	}
-	if s.appender, err = s.client.NewLogAppender(stream.AppenderOptions{Partitions: c.Kafka.LogsPartitions, Logger: o.Logger}); err != nil {
-		return nil, err
+	if s.appender != nil {
+		return nil
+	}
+	// This client looked for the topic before it was there, and remembers for a while.
+	if err := s.client.EnsureTopics(ctx, stream.Topic{Name: stream.TopicLogs, Partitions: s.cfg.Kafka.LogsPartitions, Replication: s.cfg.Kafka.Replication}); err != nil {
+		return err
+	}
+	if s.appender, err = s.client.NewLogAppender(stream.AppenderOptions{Partitions: s.cfg.Kafka.LogsPartitions, Logger: o.Logger}); err != nil {
+		return err
 	}
 	var tctx context.Context
 	tctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -256,7 +269,7 @@ func startSite(ctx context.Context, dir string, rules []string, o *Options) (_ *
 			o.Logger.Error("ticks", "err", err)
 		}
 	}()
-	return s, nil
+	return nil
 }
 
 // refuseUsed keeps made-up records out of a Kafka and a Postgres that serve.

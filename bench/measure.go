@@ -27,7 +27,7 @@ func (s *site) measure(ctx context.Context, r *Report) error {
 	s.o.Progress(Progress{Stage: "warming up"})
 	probes := NewTraffic(99, time.Now)
 	first, msg := newProbe(0, probes)
-	if _, err := s.flood(ctx, min(warmEvents, s.o.Events/4), "warming up", 0); err != nil {
+	if _, err := s.flood(ctx, min(warmEvents, s.o.Events/4), "warming up", 0, time.Now); err != nil {
 		return err
 	}
 	if err := s.appender.Append(ctx, []stream.LogMessage{msg}); err != nil {
@@ -42,7 +42,7 @@ func (s *site) measure(ctx context.Context, r *Report) error {
 	}
 	resetPeak()
 	cpu := processCPU()
-	t, err := s.flood(ctx, s.o.Events, "throughput", before.records)
+	t, err := s.flood(ctx, s.o.Events, "throughput", before.records, time.Now)
 	if err != nil {
 		return err
 	}
@@ -74,8 +74,8 @@ func (s *site) measure(ctx context.Context, r *Report) error {
 }
 
 // flood appends n records as fast as they are taken, and returns once all their
-// observations have been committed.
-func (s *site) flood(ctx context.Context, n int, stage string, already int64) (Throughput, error) {
+// observations have been committed. eventTime is called by several goroutines.
+func (s *site) flood(ctx context.Context, n int, stage string, already int64, eventTime func() time.Time) (Throughput, error) {
 	var left, sent, bytes atomic.Int64
 	left.Store(int64(n))
 	before, err := s.counters()
@@ -88,7 +88,7 @@ func (s *site) flood(ctx context.Context, n int, stage string, already int64) (T
 	g, gctx := errgroup.WithContext(ctx)
 	for i := range appenders {
 		g.Go(func() error {
-			t := NewTraffic(uint64(already)+uint64(i)+1, time.Now)
+			t := NewTraffic(uint64(already)+uint64(i)+1, eventTime)
 			msgs := make([]stream.LogMessage, 0, appendEvents)
 			for {
 				share := min(left.Add(-appendEvents)+appendEvents, appendEvents)

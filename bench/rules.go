@@ -24,6 +24,43 @@ level: high
 correlation: {type: event_count, rules: [bench_probe], group-by: [src_endpoint.ip], timespan: 5m, condition: {gte: 1}}
 `
 
+// backlogRules fire for what [Traffic] makes, so that there is something to compare.
+const backlogRules = `---
+title: Backlog Refused
+id: 0f5b6a30-6a55-4f3e-9a4e-000000000005
+name: backlog_refused
+status: test
+level: informational
+logsource: {product: vedette, service: aws.apigateway}
+detection: {sel: {outcome: [unauthenticated, denied]}, condition: sel}
+---
+title: Backlog Denied
+id: 0f5b6a30-6a55-4f3e-9a4e-000000000006
+name: backlog_denied
+status: test
+level: informational
+logsource: {product: aws, service: cloudtrail}
+detection: {sel: {errorCode|startswith: AccessDenied}, condition: sel}
+---
+title: Backlog Refusals
+id: 0f5b6a30-6a55-4f3e-9a4e-000000000007
+status: test
+level: medium
+correlation: {type: event_count, rules: [backlog_refused], group-by: [src_endpoint.ip], timespan: 5m, condition: {gte: 20}}
+---
+title: Backlog Routes
+id: 0f5b6a30-6a55-4f3e-9a4e-000000000008
+status: test
+level: medium
+correlation: {type: value_count, rules: [backlog_refused], group-by: [src_endpoint.ip], timespan: 10m, condition: {field: gateway.route, gte: 14}}
+---
+title: Backlog Denials
+id: 0f5b6a30-6a55-4f3e-9a4e-000000000009
+status: test
+level: low
+correlation: {type: event_count, rules: [backlog_denied], group-by: [userIdentity.arn], timespan: 30m, condition: {gte: 6}}
+`
+
 // Rules writes a Sigma rule set with n stateful rules of all types over the
 // detections that they refer to, for the records that [Traffic] makes. All but
 // the first keep state and do not fire; that one fires for each burst.

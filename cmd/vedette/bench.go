@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +23,7 @@ type BenchCmd struct {
 	DSN      string        `name:"dsn" env:"VEDETTE_BENCH_DSN" placeholder:"DSN" help:"An empty Postgres database to use instead of a managed local one."`
 	Format   string        `default:"table" enum:"table,json" help:"table or json."`
 	Keys     int           `placeholder:"N" help:"Measure instead what the state of N live keys costs, and how soon a killed owner of them is live again."`
+	Backlog  int           `placeholder:"N" help:"Measure instead how a service catches up with N queued records, and compare what it finds with a live run over the same."`
 }
 
 // Run measures and prints the report.
@@ -35,19 +37,30 @@ func (c *BenchCmd) Run(ctx context.Context, s *Streams) error {
 	if c.Keys != 0 {
 		report, err = bench.Keys(ctx, bench.KeysOptions{Keys: c.Keys, Progress: p.show})
 	} else {
-		report, err = bench.Run(ctx, bench.Options{
+		o := bench.Options{
 			Events: c.Events, Rate: c.Rate, Duration: c.Duration, Rules: c.Rules, Brokers: c.Brokers, DSN: c.DSN, Progress: p.show,
 			Logger: newLogger(s.Err, config.Log{Level: "error"}),
-		})
+		}
+		if c.Backlog != 0 {
+			o.Events = c.Backlog
+			report, err = bench.Backlog(ctx, o)
+		} else {
+			report, err = bench.Run(ctx, o)
+		}
 	}
 	p.clear()
 	if err != nil {
 		return err
 	}
 	if c.Format == "json" {
-		return report.JSON(s.Out)
+		err = report.JSON(s.Out)
+	} else {
+		err = report.Table(s.Out)
 	}
-	return report.Table(s.Out)
+	if b, ok := report.(*bench.BacklogReport); ok {
+		err = errors.Join(err, b.Err())
+	}
+	return err
 }
 
 // progress shows how far a measurement is on one line of a terminal, and
