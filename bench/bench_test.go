@@ -124,6 +124,37 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// TestBacklog: what the embedded broker can hold; a real Kafka has a test of its own.
+func TestBacklog(t *testing.T) {
+	if testing.Short() {
+		t.Skip("internal/kafkatest runs it too")
+	}
+	r, err := bench.Backlog(t.Context(), bench.Options{Events: 100_000, Dir: root(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Err(); err != nil {
+		t.Error(err)
+	}
+	if r.Findings == 0 || r.Incidents == 0 || r.Backlog.EventsPerSecond <= 0 || r.Live.EventsPerSecond <= 0 || r.Memory.PeakHeap <= 0 {
+		t.Errorf("%+v", r)
+	}
+	if last := r.Lag[len(r.Lag)-1]; last.Records != 0 || last.Messages != 0 || last.Read < 100_000 {
+		t.Errorf("in the end: %+v", last)
+	}
+	if _, err := bench.Backlog(t.Context(), bench.Options{Events: 1_000_000}); err == nil {
+		t.Error("a million records are queued in memory")
+	}
+	r.Differ, r.Differences = 1, []string{"finding of the live run only: x"}
+	var table bytes.Buffer
+	if err := r.Table(&table); err != nil || !strings.Contains(table.String(), "live run only: x") {
+		t.Errorf("%v in\n%s", err, &table)
+	}
+	if r.Err() == nil {
+		t.Error("a difference is no error")
+	}
+}
+
 func TestOptionsAreRefused(t *testing.T) {
 	for _, o := range []bench.Options{
 		{Events: 10},
