@@ -47,6 +47,9 @@ func ParseLevel(s string) (Level, error) {
 	return 0, fmt.Errorf("level %q: want one of %s", s, strings.Join(levelNames[:], ", "))
 }
 
+// DefaultTenant owns what comes without a tenant.
+const DefaultTenant = "default"
+
 // Source is one partition of vedette.logs in one incarnation: a topic that was
 // replaced or truncated gets the next incarnation from an operator.
 type Source struct {

@@ -113,6 +113,7 @@ type Stats struct {
 	Folded       int64 // of them, past a bound on keys
 	UnknownRule  int64 // of rule versions that were not loaded: passed over
 	Forced       int64 // judged because what they waited for did not settle in time
+	Panics       int64 // times a rule's windows were dropped because its code failed on them
 }
 
 // detector is one rule's state.
@@ -146,6 +147,9 @@ type Engine struct {
 
 	silent bool // rebuilding
 	src    int  // index of the source being applied
+
+	faulty []*entryRule // that panicked in the section being applied
+	faults []Fault      // not taken yet
 }
 
 // entryRule is a rule with its detector.
@@ -265,16 +269,19 @@ func (e *Engine) Apply(sec *detect.Section, rebuild bool) Result {
 			e.stats.UnknownRule += int64(len(g.Obs))
 			continue
 		}
-		er.detector.apply(g, next)
+		e.applyGroup(er, g, next)
 	}
 	e.c.take(sec)
 	e.advance()
+	if len(e.faulty) > 0 {
+		e.tellFaults(sec)
+	}
 	return Applied
 }
 
 func (e *Engine) advance() {
 	for _, er := range e.list {
-		er.detector.advance()
+		e.advanceRule(er)
 	}
 	e.list = slices.DeleteFunc(e.list, func(er *entryRule) bool {
 		gone := !er.current && er.detector.idle()

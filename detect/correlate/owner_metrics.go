@@ -6,7 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Metrics struct {
 	Sections     *prometheus.CounterVec // by result: applied, repeat, gap, malformed
 	Observations prometheus.Counter     // in sections applied
-	Engine       *prometheus.CounterVec // by what: duplicates, late, folded, unknown_rule, forced
+	Engine       *prometheus.CounterVec // by what: duplicates, late, folded, unknown_rule, forced, panics
 	Findings     prometheus.Counter     // deltas committed
 	Pages        prometheus.Counter     // profile pages committed
 	Commits      *prometheus.CounterVec // by outcome: written, failed, fenced
@@ -68,6 +68,7 @@ func (m *Metrics) engine(before, now Stats) {
 		"folded":       now.Folded - before.Folded,
 		"unknown_rule": now.UnknownRule - before.UnknownRule,
 		"forced":       now.Forced - before.Forced,
+		"panics":       now.Panics - before.Panics,
 	} {
 		m.Engine.WithLabelValues(what).Add(float64(n))
 	}

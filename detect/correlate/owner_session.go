@@ -401,6 +401,10 @@ func (s *session) section(ctx context.Context, sec *detect.Section, rebuild bool
 	if !rebuild {
 		o.o.Metrics.Sections.WithLabelValues(result.String()).Inc()
 	}
+	for _, f := range s.engine.Faults() {
+		o.log.Error("a rule's code failed: its windows on this partition are dropped, the other rules go on", "rule", f.Rule.ID, "title", f.Rule.Title,
+			"offset", offset, "source", sec.Source.Partition, "from", sec.From, "to", sec.To, "panic", f.Panic, "stack", f.Stack)
+	}
 	switch {
 	case result == Gap && !rebuild:
 		s.rewind(sec.Source, next, offset)

@@ -414,9 +414,6 @@ func (m *mover) pages(ctx context.Context, t *taken, n int) ([][]correlate.Page,
 	return correlate.Repartition(all, n)
 }
 
-// defaultTenant is told of what concerns all.
-const defaultTenant = "default"
-
 // lostFinding tells of a range of the log that is gone. The same range makes the
 // same finding, whoever tells of it again.
 func lostFinding(l Lost, clock int64, now interface{ UnixNano() int64 }) detect.Finding {
@@ -429,7 +426,7 @@ func lostFinding(l Lost, clock int64, now interface{ UnixNano() int64 }) detect.
 		clock = now.UnixNano()
 	}
 	f := detect.Finding{
-		Tenant: defaultTenant, RuleVersion: r.Version, Key: detect.AppendKey(nil, []byte(name)), Merge: detect.MergeLeast,
+		Tenant: detect.DefaultTenant, RuleVersion: r.Version, Key: detect.AppendKey(nil, []byte(name)), Merge: detect.MergeLeast,
 		Count: 1, Peak: 1, First: clock, Last: clock,
 	}
 	f.ID = detect.NewFindingID(f.Tenant, f.RuleVersion, f.Key, f.Tile)

@@ -138,6 +138,7 @@ type Owner struct {
 	sources   map[int32]*source // at work
 	programs  map[string]*Program
 	standings map[int32]Standing
+	panics    map[string]bool // logged
 
 	attending sync.Mutex
 	attended  time.Time // when the standings were last asked for
@@ -151,6 +152,7 @@ func NewOwner(o OwnerOptions) (*Owner, error) {
 	}
 	w := &Owner{
 		o: o, cpu: make(chan struct{}, o.Parallel), sources: make(map[int32]*source), programs: make(map[string]*Program),
+		panics: make(map[string]bool),
 	}
 	w.Widen(o.All)
 	return w, nil

@@ -19,7 +19,7 @@ func (w *worker) blind(from, to int64) {
 	key := detect.AppendKey(nil, []byte(rule.LostRange(stream.TopicLogs, w.s.id, from, to)))
 	w.value, w.summed, w.hits = nil, true, 0
 	w.sum = 0
-	w.Observe(r, defaultTenant, key, detect.Observation{
+	w.Observe(r, detect.DefaultTenant, key, detect.Observation{
 		Pointer: detect.Pointer{Source: w.s.id, Offset: to - 1},
 		Time:    w.state.clock, Stamp: w.state.clock, IDHash: detect.KeyHash(r.Version, key),
 	})

@@ -22,8 +22,6 @@ const (
 	// while one of its own waits for others.
 	attendEvery = time.Second
 	attendSoon  = 200 * time.Millisecond
-	// defaultTenant owns what comes without a tenant.
-	defaultTenant = "default"
 	// reasonMessage is the dead-letter reason of a message that is none of ours.
 	reasonMessage = "message"
 )
@@ -240,7 +238,7 @@ func (w *worker) record(ctx context.Context, r *stream.Record) error {
 		w.s.log.Info("generation in force", "generation", m.Generation, "offset", r.Offset)
 	case m.Kind == stream.KindRecord:
 		w.counted.records++
-		if err := w.match(ctx, &m, stamp); err != nil {
+		if err := w.judge(ctx, &m, stamp); err != nil {
 			return err
 		}
 	}
@@ -285,7 +283,7 @@ func (w *worker) match(ctx context.Context, m *stream.LogMessage, stamp int64) e
 	}
 	tenant := m.Tenant
 	if tenant == "" {
-		tenant = defaultTenant
+		tenant = detect.DefaultTenant
 	}
 	w.value, w.summed, w.hits = m.Value, false, 0
 	w.matcher.Observe(&w.ev, tenant, detect.Pointer{Source: w.s.id, Offset: m.Offset}, stamp, w)

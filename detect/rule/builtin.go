@@ -16,7 +16,7 @@ func VisibilityLost() *Rule {
 		Name:   "vedette_visibility_lost",
 		Title:  "Visibility lost",
 		Status: "stable",
-		Description: "Records of the log were gone before they could be judged: retention had removed them, or the topic was truncated or replaced. " +
+		Description: "Records of the log could not be judged: retention had removed them, the topic was truncated or replaced, or a rule's own code failed on them. " +
 			"What happened in them is not known to Vedette. The log groups and trails that they came from still have them.",
 		Author:  "Vedette",
 		License: "Apache-2.0",
@@ -47,4 +47,10 @@ func LostRange(topic string, s detect.Source, from, to int64) string {
 		return fmt.Sprintf("%s partition %d%s from offset %d on", topic, s.Partition, life, from)
 	}
 	return fmt.Sprintf("%s partition %d%s offsets %d–%d", topic, s.Partition, life, from, to-1)
+}
+
+// LostRule is the group-by value of VisibilityLost for what a rule held in its
+// windows when its code failed on records [from, to) of a source.
+func LostRule(r *Rule, s detect.Source, from, to int64) string {
+	return fmt.Sprintf("windows of rule %q (%s), which failed on records %d–%d of source %d", r.Title, r.ID, from, to-1, s.Partition)
 }
