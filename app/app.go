@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/vedette-sec/vedette/config"
 	"github.com/vedette-sec/vedette/detect/correlate"
+	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/stream"
 )
@@ -83,6 +86,10 @@ type App struct {
 	appender *stream.LogAppender
 	gens     generations
 	layout   correlate.Layout
+	matcher  *match.Owner // nil without the role
+	sources  atomic.Int32 // partitions of vedette.logs
+	inForce  string       // digest of the generation that this process last put into force
+	inForceM sync.Mutex   // guards inForce; held while a generation is put into force
 
 	ctx      context.Context // ends at Stop
 	cancel   context.CancelFunc
@@ -169,10 +176,13 @@ func (a *App) openStores(ctx context.Context) (err error) {
 	if err := a.db.Migrate(ctx); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	if err := a.db.EnsureLayout(ctx, c.Kafka.ObservationPartitions, c.Kafka.LogsPartitions); err != nil {
-		return err
-	}
-	if a.layout, err = a.db.Layout(ctx); err != nil {
+	switch l, err := a.db.Layout(ctx); {
+	case err == nil:
+		// Before any topic is touched.
+		if err := a.db.EnsureLayout(ctx, c.Kafka.ObservationPartitions, l.First); err != nil {
+			return err
+		}
+	case !errors.Is(err, storage.ErrNoLayout):
 		return err
 	}
 	if a.kafka, err = stream.NewClient(KafkaConfig(c.Kafka)); err != nil {
@@ -186,15 +196,30 @@ func (a *App) openStores(ctx context.Context) (err error) {
 			Retention: r.Age, RetentionBytes: r.Bytes, SegmentBytes: r.SegmentBytes,
 		}
 	}
+	logs := topic(stream.TopicLogs, c.Kafka.LogsPartitions)
+	logs.Grow = true
+	if err := a.kafka.EnsureTopics(ctx, logs); err != nil {
+		return fmt.Errorf("prepare topics: %w", err)
+	}
+	sources, err := a.kafka.Partitions(ctx, stream.TopicLogs)
+	if err != nil {
+		return fmt.Errorf("prepare topics: %w", err)
+	}
+	if err := a.db.EnsureLayout(ctx, c.Kafka.ObservationPartitions, sources); err != nil {
+		return err
+	}
+	if a.layout, err = a.db.Layout(ctx); err != nil {
+		return err
+	}
+	a.sources.Store(int32(max(sources, a.layout.Sources)))
 	if err := a.kafka.EnsureTopics(ctx,
-		topic(stream.TopicLogs, c.Kafka.LogsPartitions),
 		topic(a.layout.Topic, a.layout.Partitions),
 		topic(stream.TopicDeadLetter, 1),
 	); err != nil {
 		return fmt.Errorf("prepare topics: %w", err)
 	}
 	a.appender, err = a.kafka.NewLogAppender(stream.AppenderOptions{
-		Partitions: c.Kafka.LogsPartitions, Metrics: stream.NewMetrics(a.registry), Logger: a.logger,
+		Partitions: sources, Metrics: stream.NewMetrics(a.registry), Logger: a.logger,
 	})
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)

@@ -206,13 +206,31 @@ func (a *App) Reload(ctx context.Context, c *config.Config) error {
 	if err := a.db.PutGeneration(ctx, digest, content); err != nil {
 		return fmt.Errorf("store generation: %w", err)
 	}
-	if err := a.appender.Broadcast(ctx, stream.LogMessage{Kind: stream.KindGeneration, Generation: digest}); err != nil {
+	if err := a.enforce(ctx, 0, digest); err != nil {
 		return fmt.Errorf("put generation into force: %w", err)
 	}
 	for _, w := range e.Warnings() {
 		a.logger.Warn(w)
 	}
 	a.logger.Info("rules in force", "generation", digest, "rules", len(set.Correlations))
+	return nil
+}
+
+// enforce puts a generation into force on the partitions from first on; if it has no
+// digest, the one that this process last put into force, if any.
+func (a *App) enforce(ctx context.Context, first int32, digest string) error {
+	a.inForceM.Lock()
+	defer a.inForceM.Unlock()
+	if digest == "" {
+		digest = a.inForce
+	}
+	if digest == "" {
+		return nil
+	}
+	if err := a.appender.BroadcastFrom(ctx, first, stream.LogMessage{Kind: stream.KindGeneration, Generation: digest}); err != nil {
+		return err
+	}
+	a.inForce = digest
 	return nil
 }
 

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/detect/match"
@@ -22,9 +23,45 @@ func (a *App) startPipeline() error {
 		}
 	}
 	if a.has(Match) {
-		return a.startMatch(metrics)
+		if err := a.startMatch(metrics); err != nil {
+			return err
+		}
 	}
+	a.start(part{name: "partitions", run: a.widen})
 	return nil
+}
+
+// widenEvery is how often vedette.logs is looked at for partitions that were added.
+const widenEvery = 2 * time.Second
+
+// widen has the partitions that are added to vedette.logs written, ticked and read.
+func (a *App) widen(ctx context.Context) error {
+	t := time.NewTicker(widenEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil
+		}
+		n, err := a.kafka.Partitions(ctx, stream.TopicLogs)
+		before := a.sources.Load()
+		if err != nil || int32(n) <= before {
+			continue // Kafka being away is told by those who need it
+		}
+		a.logger.Info("partitions were added", "topic", stream.TopicLogs, "before", before, "now", n)
+		a.appender.Widen(n)
+		if a.matcher != nil {
+			a.matcher.Widen(n)
+		}
+		// What they hold already is judged by what was in force elsewhere when they were
+		// first taken over; rules that came into force meanwhile went past them.
+		if err := a.enforce(ctx, before, ""); err != nil {
+			a.logger.Warn("the generation in force cannot be told to the partitions added yet", "err", err)
+			continue
+		}
+		a.sources.Store(int32(n))
+	}
 }
 
 // share works on the partitions of a topic that the role's group gives this process.
@@ -53,7 +90,7 @@ func (a *App) startCorrelate(metrics *stream.GroupMetrics) error {
 	return a.share(Correlate, a.layout.Topic, metrics, func(ctx context.Context, l *stream.Lease) error {
 		o, err := correlate.NewOwner(correlate.OwnerOptions{
 			Partition: l.Partition,
-			Engine:    correlate.Options{Sources: a.cfg.Kafka.LogsPartitions, EvidenceLimit: a.cfg.Incidents.Evidence},
+			Engine:    correlate.Options{Sources: a.layout.First, EvidenceLimit: a.cfg.Incidents.Evidence},
 			Open: func(offset int64) correlate.PartitionReader {
 				return a.kafka.NewReader(stream.ReaderOptions{Topic: a.layout.Topic, Partition: l.Partition, Offset: offset})
 			},
@@ -72,8 +109,8 @@ func (a *App) startMatch(metrics *stream.GroupMetrics) error {
 	if err != nil {
 		return err
 	}
-	matcher, err := match.NewOwner(match.OwnerOptions{
-		All: a.cfg.Kafka.LogsPartitions, Partitions: a.cfg.Kafka.ObservationPartitions,
+	a.matcher, err = match.NewOwner(match.OwnerOptions{
+		All: int(a.sources.Load()), Partitions: a.cfg.Kafka.ObservationPartitions,
 		Open: func(partition int32, offset int64) match.SourceReader {
 			return a.kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicLogs, Partition: partition, Offset: offset})
 		},
@@ -84,6 +121,6 @@ func (a *App) startMatch(metrics *stream.GroupMetrics) error {
 		return err
 	}
 	return a.share(Match, stream.TopicLogs, metrics, func(ctx context.Context, l *stream.Lease) error {
-		return matcher.RunSource(ctx, l.Partition, l.Confirm)
+		return a.matcher.RunSource(ctx, l.Partition, l.Confirm)
 	})
 }

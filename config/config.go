@@ -52,7 +52,7 @@ type Kafka struct {
 	KeyFile               string   `yaml:"key_file"`               // PEM, of cert_file
 	ServerName            string   `yaml:"server_name"`            // that the brokers' certificates must have; each broker's host name by default
 	SASL                  SASL     `yaml:"sasl"`                   // none by default
-	LogsPartitions        int      `yaml:"logs_partitions"`        // of vedette.logs, fixed at first start. Default 4.
+	LogsPartitions        int      `yaml:"logs_partitions"`        // of vedette.logs, at least: more may be added at any time, by raising this or with Kafka's tools. Default 4.
 	ObservationPartitions int      `yaml:"observation_partitions"` // of the observations, fixed at first start; vedette reshard changes it. Default 4.
 	Replication           int      `yaml:"replication"`            // of topics created. Default 3.
 	GroupPrefix           string   `yaml:"group_prefix"`           // of the consumer groups that share the work, PREFIX.match and PREFIX.correlate. Default "vedette".

@@ -82,7 +82,7 @@ func TestPostgres(t *testing.T) {
 			{schema, fail, "may not read and change checkpoint, finding", "GRANT"}, {"layout", skip, "", ""}, {"match lag", skip, "", ""}, {"correlate lag", skip, "", ""},
 		}},
 		{"layout", func(w *world) { w.cfg.Kafka.ObservationPartitions = 4 }, []finding{
-			{"layout", fail, "fixes 2 partitions of observations and 2 of logs", "kafka.observation_partitions to 2"},
+			{"layout", fail, "fixes 2 partitions of observations", "kafka.observation_partitions to 2"},
 			{"topic vedette.observations", fail, "it has 2 partitions, the configuration says 4", ""},
 		}},
 	} {

@@ -48,7 +48,7 @@ func (d *doctor) allTopics(ctx context.Context) {
 		partitions int
 		retained   bool // for as long as the rules need
 	}{
-		{stream.TopicLogs, k.LogsPartitions, true},
+		{stream.TopicLogs, 0, true}, // which may grow
 		{d.observations(), k.ObservationPartitions, true},
 		{stream.TopicDeadLetter, 0, false},
 	}
@@ -88,6 +88,10 @@ func (d *doctor) topic(ctx context.Context, t *stream.TopicState, partitions int
 		return
 	}
 	d.topics[t.Name] = *t
+	if k := d.o.Config.Kafka; t.Name == stream.TopicLogs && t.Partitions < k.LogsPartitions {
+		c.warn("nothing, if this user may add partitions: `vedette run` does when it starts", "it has %s, the configuration says %d",
+			plural(t.Partitions, "partition"), k.LogsPartitions)
+	}
 	if partitions > 0 && t.Partitions != partitions {
 		c.fail("configure the topic's count, unless it is the topic that is wrong; the count is fixed once a topic is in use",
 			"it has %s, the configuration says %d: Vedette will not start", plural(t.Partitions, "partition"), partitions)

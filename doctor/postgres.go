@@ -148,11 +148,11 @@ func (d *doctor) layout(context.Context) {
 		d.skip(check, "Postgres has no schema to read it from")
 	case !p.LayoutKnown:
 		d.ok(check, "not fixed yet: the first start fixes %d partitions of observations and %d of logs", k.ObservationPartitions, k.LogsPartitions)
-	case p.ObservationPartitions != k.ObservationPartitions || p.SourcePartitions != k.LogsPartitions:
-		d.fail(check, fmt.Sprintf("set kafka.observation_partitions to %d and kafka.logs_partitions to %d", p.ObservationPartitions, p.SourcePartitions),
-			"Postgres fixes %d partitions of observations and %d of logs, the configuration says %d and %d: Vedette will not start",
-			p.ObservationPartitions, p.SourcePartitions, k.ObservationPartitions, k.LogsPartitions)
+	case p.ObservationPartitions != k.ObservationPartitions:
+		d.fail(check, fmt.Sprintf("set kafka.observation_partitions to %d", p.ObservationPartitions),
+			"Postgres fixes %d partitions of observations, the configuration says %d: Vedette will not start",
+			p.ObservationPartitions, k.ObservationPartitions)
 	default:
-		d.ok(check, "%d partitions of observations and %d of logs, as configured", p.ObservationPartitions, p.SourcePartitions)
+		d.ok(check, "%d partitions of observations, as configured, and %d of logs, to which more may be added", p.ObservationPartitions, p.SourcePartitions)
 	}
 }

@@ -25,7 +25,8 @@ type LayoutError struct {
 
 func (e *LayoutError) Error() string {
 	return fmt.Sprintf("the layout in Postgres has %d partitions of observations and %d of logs, the topics have %d and %d: "+
-		"state is kept by partition, so the counts are fixed once written; configure %d and %d partitions, "+
+		"state is kept by partition, so the counts are fixed once written, but for partitions that are added to the logs; "+
+		"configure %d and at least %d partitions, "+
 		"or move to another count of observations with `vedette reshard`",
 		e.Observations, e.Sources, e.WantObservations, e.WantSources, e.Observations, e.Sources)
 }

@@ -27,8 +27,9 @@ var ErrNoLayout = errors.New("no layout has been written")
 // ErrMoved says that somebody has taken over what was to be moved.
 var ErrMoved = errors.New("match or correlate runs elsewhere and has taken over: stop the service and try again")
 
-// EnsureLayout fixes the partition counts of vedette.observations and vedette.logs
-// when first called, and returns a [*LayoutError] if they are asked to differ later.
+// EnsureLayout fixes the partition count of vedette.observations, and the least that
+// vedette.logs has, when first called, and returns a [*LayoutError] if the one is
+// asked to differ later or the other to be less.
 func (db *DB) EnsureLayout(ctx context.Context, observations, sources int) error {
 	if observations <= 0 || sources <= 0 || observations > 1<<20 || sources > 1<<20 {
 		return fmt.Errorf("layout: %d partitions of observations and %d of logs: want 1 or more of each", observations, sources)
@@ -44,7 +45,7 @@ func (db *DB) EnsureLayout(ctx context.Context, observations, sources int) error
 			if err != nil {
 				return err
 			}
-			if int(have.ObservationPartitions) != observations || int(have.SourcePartitions) != sources {
+			if int(have.ObservationPartitions) != observations || int(have.SourcePartitions) > sources {
 				return &LayoutError{
 					Observations: int(have.ObservationPartitions), Sources: int(have.SourcePartitions),
 					WantObservations: observations, WantSources: sources,
@@ -73,7 +74,9 @@ func (db *DB) Layout(ctx context.Context) (correlate.Layout, error) {
 	if err != nil {
 		return correlate.Layout{}, fmt.Errorf("read the layout: %w", err)
 	}
-	return correlate.Layout{ID: r.ID, Partitions: int(r.ObservationPartitions), Sources: int(r.SourcePartitions), Topic: r.Topic}, nil
+	return correlate.Layout{
+		ID: r.ID, Partitions: int(r.ObservationPartitions), First: int(r.SourcePartitions), Sources: int(r.Sources), Topic: r.Topic,
+	}, nil
 }
 
 // layoutID is the layout that this process works in: the one in force when it
@@ -129,9 +132,9 @@ func (db *DB) PlanLayout(ctx context.Context, partitions int) (l correlate.Layou
 				return err
 			}
 			r, err := q.PlanLayout(ctx, dbsqlc.PlanLayoutParams{
-				ObservationPartitions: int32(partitions), SourcePartitions: int32(now.Sources), Prefix: topicPrefix,
+				ObservationPartitions: int32(partitions), SourcePartitions: int32(now.First), Prefix: topicPrefix,
 			})
-			l = correlate.Layout{ID: r.ID, Partitions: partitions, Sources: now.Sources, Topic: r.Topic}
+			l = correlate.Layout{ID: r.ID, Partitions: partitions, First: now.First, Sources: now.Sources, Topic: r.Topic}
 			return err
 		})
 	})
@@ -353,6 +356,7 @@ func (db *DB) SourcePosition(ctx context.Context, s detect.Source) (match.Positi
 	}
 	return match.Position{
 		Epoch: r.Epoch, Next: r.Next.Int64, Known: r.Next.Valid, Generation: r.Generation, State: r.State, Clock: clock(r.Clock),
+		First: r.FirstGeneration,
 	}, nil
 }
 

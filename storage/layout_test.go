@@ -67,7 +67,7 @@ func TestSwitchLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	l, err := db.Layout(ctx)
-	if want := (correlate.Layout{ID: 2, Partitions: 3, Sources: 1, Topic: "vedette.observations.L2"}); err != nil || l != want {
+	if want := (correlate.Layout{ID: 2, Partitions: 3, First: 1, Sources: 1, Topic: "vedette.observations.L2"}); err != nil || l != want {
 		t.Errorf("layout %+v (%v), want %+v", l, err, want)
 	}
 	for q := range int32(3) {

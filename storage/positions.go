@@ -42,6 +42,7 @@ func (db *DB) AcquireSource(ctx context.Context, incarnation uint32, partition i
 	}
 	return match.Position{
 		Epoch: r.Epoch, Next: r.Next.Int64, Known: r.Next.Valid, Generation: r.Generation, State: r.State, Clock: clock(r.Clock),
+		First: r.FirstGeneration,
 	}, nil
 }
 

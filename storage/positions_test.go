@@ -105,3 +105,44 @@ func TestLeastNext(t *testing.T) {
 	commit(1, 4)
 	want(4)
 }
+
+// TestAddedSourceBegins: a partition that was added begins in the generation that the
+// others are in, for everybody who ever reads its beginning.
+func TestAddedSourceBegins(t *testing.T) {
+	db := pgtest.New(t)
+	ctx := t.Context()
+	if err := db.EnsureLayout(ctx, 1, 2); err != nil {
+		t.Fatal(err)
+	}
+	acquire := func(p int32, first string) match.Position {
+		t.Helper()
+		pos, err := db.AcquireSource(ctx, 1, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pos.First != first {
+			t.Errorf("source %d begins in %q, want %q", p, pos.First, first)
+		}
+		return pos
+	}
+	save := func(p int32, epoch int64, generation string) {
+		t.Helper()
+		if err := db.SaveSource(ctx, 1, p, match.Position{Epoch: epoch, Next: 1, Generation: generation}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save(0, acquire(0, "").Epoch, "a")
+	acquire(1, "") // there from the beginning, and slow to begin
+	added := acquire(2, "a")
+	save(0, acquire(0, "").Epoch, "b")
+	save(2, added.Epoch, "b")
+	acquire(2, "a")
+	acquire(3, "b")
+	l, err := db.Layout(ctx)
+	if err != nil || l.First != 2 || l.Sources != 4 {
+		t.Errorf("layout %+v (%v), want 2 sources at first and 4 now", l, err)
+	}
+	if err := db.EnsureLayout(ctx, 1, 4); err != nil {
+		t.Errorf("with the partitions added: %v", err)
+	}
+}

@@ -38,7 +38,8 @@ type LogAppender struct {
 	o     AppenderOptions
 	logs  *Producer
 	dead  *Producer
-	parts []*appendPartition
+	parts atomic.Pointer[[]*appendPartition]
+	widen sync.Mutex
 	turn  atomic.Uint32
 	dturn atomic.Uint32
 
@@ -105,11 +106,26 @@ func (c *Client) NewLogAppender(o AppenderOptions) (*LogAppender, error) {
 		}
 		*t.p = p
 	}
-	for range o.Partitions {
-		a.parts = append(a.parts, &appendPartition{lead: make(chan struct{}, 1)})
-	}
+	a.parts.Store(new([]*appendPartition))
+	a.Widen(o.Partitions)
 	return a, nil
 }
+
+// Widen tells that the topic has so many partitions; what is appended, broadcast and
+// ticked from now on goes to the new ones as well. They never become fewer. It may
+// be called at any time.
+func (a *LogAppender) Widen(partitions int) {
+	a.widen.Lock()
+	defer a.widen.Unlock()
+	parts := slices.Clone(*a.parts.Load())
+	for len(parts) < partitions {
+		parts = append(parts, &appendPartition{lead: make(chan struct{}, 1)})
+	}
+	a.parts.Store(&parts)
+}
+
+// Partitions is how many partitions it knows of.
+func (a *LogAppender) Partitions() int { return len(*a.parts.Load()) }
 
 // Append writes msgs and returns once all are acknowledged. On an error any of
 // them may have been written: the caller appends all of them again. Values are
@@ -128,12 +144,13 @@ func (a *LogAppender) Append(ctx context.Context, msgs []LogMessage) error {
 			return fmt.Errorf("append message %d of %d: %w", i+1, len(msgs), err)
 		}
 	}
+	parts := *a.parts.Load()
 	// Few records stay together, many are spread.
 	total := 0
 	for i := range recs {
 		total += recordSize(&recs[i])
 	}
-	limit := min(a.o.BatchBytes, max(64<<10, total/len(a.parts)+1))
+	limit := min(a.o.BatchBytes, max(64<<10, total/len(parts)+1))
 	type placed struct {
 		part  *appendPartition
 		n     int32
@@ -146,8 +163,8 @@ func (a *LogAppender) Append(ctx context.Context, msgs []LogMessage) error {
 			size += recordSize(&recs[n])
 			n++
 		}
-		i := int32(a.turn.Add(1) % uint32(len(a.parts)))
-		chunks = append(chunks, placed{a.parts[i], i, &appendChunk{recs: recs[:n:n], size: size, done: make(chan error, 1)}})
+		i := int32(a.turn.Add(1) % uint32(len(parts)))
+		chunks = append(chunks, placed{parts[i], i, &appendChunk{recs: recs[:n:n], size: size, done: make(chan error, 1)}})
 		recs = recs[n:]
 	}
 	if len(chunks) == 1 {
@@ -181,23 +198,30 @@ func (a *LogAppender) Append(ctx context.Context, msgs []LogMessage) error {
 
 // Broadcast writes m to every partition and returns once all have it.
 func (a *LogAppender) Broadcast(ctx context.Context, m LogMessage) error {
+	return a.BroadcastFrom(ctx, 0, m)
+}
+
+// BroadcastFrom writes m to every partition from the given one on.
+func (a *LogAppender) BroadcastFrom(ctx context.Context, first int32, m LogMessage) error {
 	r, err := EncodeLog(&m)
 	if err != nil {
 		return fmt.Errorf("broadcast: %w", err)
 	}
-	return a.each(func(n int32) error {
+	return a.each(first, func(n int32) error {
 		return a.write(ctx, n, &appendChunk{recs: []Record{r}, size: recordSize(&r), done: make(chan error, 1)})
 	})
 }
 
-// each calls f for every partition at once and returns the first error.
-func (a *LogAppender) each(f func(n int32) error) error {
-	errs := make(chan error, len(a.parts))
-	for n := range a.parts {
-		go func() { errs <- f(int32(n)) }()
+// each calls f for every partition from the first given at once and returns the
+// first error.
+func (a *LogAppender) each(first int32, f func(n int32) error) error {
+	end := int32(a.Partitions())
+	errs := make(chan error, max(0, end-first))
+	for n := first; n < end; n++ {
+		go func() { errs <- f(n) }()
 	}
 	var err error
-	for range a.parts {
+	for range max(0, end-first) {
 		if e := <-errs; err == nil {
 			err = e
 		}
@@ -214,7 +238,7 @@ func (a *LogAppender) Close() {
 // write hands c over and waits until it is acknowledged. Whoever finds nobody
 // writing to the partition starts to write for all that wait.
 func (a *LogAppender) write(ctx context.Context, n int32, c *appendChunk) error {
-	p := a.parts[n]
+	p := (*a.parts.Load())[n]
 	p.mu.Lock()
 	p.waiting = append(p.waiting, c)
 	p.mu.Unlock()
@@ -342,8 +366,8 @@ func (a *LogAppender) Run(ctx context.Context) error {
 
 func (a *LogAppender) tick(ctx context.Context) error {
 	now := a.o.Now()
-	return a.each(func(n int32) error {
-		p := a.parts[n]
+	return a.each(0, func(n int32) error {
+		p := (*a.parts.Load())[n]
 		p.mu.Lock()
 		silent := now.Sub(p.wrote) >= a.o.TickEvery && len(p.waiting) == 0
 		p.mu.Unlock()

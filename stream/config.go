@@ -28,6 +28,7 @@ type Config struct {
 
 	DialTimeout    time.Duration // including TLS and SASL; 5 s if zero
 	RequestTimeout time.Duration // of administrative requests; 10 s if zero
+	MetadataAge    time.Duration // how old what is known of brokers and partitions may be; 5 s if zero
 }
 
 // TLSConfig encrypts the connections to the brokers. Certificates are PEM files.
@@ -167,12 +168,15 @@ func NewClient(cfg Config) (*Client, error) {
 	if cfg.RequestTimeout <= 0 {
 		cfg.RequestTimeout = 10 * time.Second
 	}
+	if cfg.MetadataAge <= 0 {
+		cfg.MetadataAge = 5 * time.Second
+	}
 	t := &kafka.Transport{
 		ClientID:    cfg.ClientID,
 		DialTimeout: cfg.DialTimeout,
 		TLS:         tlsConfig,
 		SASL:        mechanism,
-		MetadataTTL: 5 * time.Second,
+		MetadataTTL: cfg.MetadataAge,
 	}
 	return &Client{
 		kafka:          &kafka.Client{Addr: kafka.TCP(cfg.Brokers...), Transport: t},

@@ -122,7 +122,7 @@ func groupBroker(t *testing.T, partitions int) (*devbroker.Broker, *stream.Clien
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
-	c := client(t, stream.Config{Brokers: []string{b.Addr()}})
+	c := client(t, stream.Config{Brokers: []string{b.Addr()}, MetadataAge: 100 * time.Millisecond})
 	ensure(t, c, stream.Topic{Name: "shared", Partitions: partitions})
 	return b, c
 }
@@ -286,6 +286,50 @@ func TestGroupWithoutKafka(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestGroupMemberGoneWhileJoining: one whose connections break while its join has
+// not been answered is no member for long.
+func TestGroupMemberGoneWhileJoining(t *testing.T) {
+	_, c := groupBroker(t, 4)
+	groupMemberGoneJoining(t, c, "shared", stream.GroupOptions{Heartbeat: 300 * time.Millisecond, Session: time.Second})
+}
+
+func groupMemberGoneJoining(t *testing.T, c *stream.Client, topic string, o stream.GroupOptions) {
+	o.ID, o.Topic = "joining "+topic, topic
+	s := newShared()
+	stop := member(t, c, s, "stays", o)
+	defer stop()
+	s.until(t, 4, map[string]int{"stays": 4})
+
+	g, err := c.NewGroup(stream.GroupOptions{ID: o.ID, Topic: topic, Session: o.Session, Leave: 1, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, cancel := context.WithCancel(ctx(t))
+	done := make(chan error, 1)
+	go func() {
+		done <- g.Run(run, func(ctx context.Context, _ *stream.Lease) error {
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	for g.Connections() == 0 && run.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(20 * time.Millisecond) // the other hears of it at its next heartbeat: the join waits until then
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	s.mu.Lock()
+	changed := s.changed
+	s.mu.Unlock()
+	select {
+	case <-changed: // what went to the one that is gone comes back
+	case <-time.After(2 * time.Second):
+	}
+	s.until(t, 4, map[string]int{"stays": 4})
 }
 
 // TestGroupSharesAddedPartitions: partitions that a topic is given later are

@@ -22,6 +22,7 @@ const MaxMessageBytes = MaxRecordBytes + 64<<10
 type Topic struct {
 	Name           string
 	Partitions     int
+	Grow           bool          // Partitions is the least: fewer are added to, more are left as they are
 	Replication    int           // 1 if zero: one copy, which only development bears
 	Retention      time.Duration // how long records are kept; zero: the broker's default
 	RetentionBytes int64         // at most so much a partition; zero: no limit
@@ -30,11 +31,12 @@ type Topic struct {
 
 // ErrPartitions says that a topic exists with another number of partitions than
 // it must have. The count is part of what keys and positions mean, so it is
-// never changed in place.
+// never changed in place, but for a topic that may grow.
 var ErrPartitions = errors.New("kafka: wrong number of partitions")
 
 // EnsureTopics creates the topics that are missing and checks that those that
-// exist have the right number of partitions. It returns once all can be used.
+// exist have the right number of partitions, or gives them more if they may grow. It
+// returns once all can be used.
 func (c *Client) EnsureTopics(ctx context.Context, topics ...Topic) error {
 	ctx, cancel := context.WithTimeout(ctx, c.requestTimeout)
 	defer cancel()
@@ -68,7 +70,14 @@ func (c *Client) ensureTopics(ctx context.Context, topics []Topic) (int, error) 
 	pending := 0
 	for _, t := range topics {
 		n, ok := have[t.Name]
-		if ok && n != t.Partitions {
+		if ok && t.Grow && n < t.Partitions {
+			pending++
+			if err := c.AddPartitions(ctx, t.Name, t.Partitions); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		if ok && n != t.Partitions && !t.Grow {
 			return 0, fmt.Errorf("topic %s has %d partitions and must have %d: the count is fixed once a topic is in use; "+
 				"restore the configured count, or point Vedette at a new topic: %w", t.Name, n, t.Partitions, ErrPartitions)
 		}

@@ -115,6 +115,10 @@ func (c *clocks) take(s *detect.Section) {
 				src.clock = max(src.clock, o.clock)
 			}
 		}
+		// So does a partition that was added when A had begun.
+		if src.clock == never && !c.finish {
+			src.clock = c.a
+		}
 	}
 	src.clock = max(src.clock, s.Clock)
 	for _, n := range s.Seen {

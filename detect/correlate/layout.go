@@ -224,6 +224,7 @@ type SwitchTo struct {
 type Layout struct {
 	ID         int32
 	Partitions int // of Topic
-	Sources    int // partitions of vedette.logs
+	First      int // partitions of vedette.logs at the first start
+	Sources    int // partitions of vedette.logs that were ever read, or have to be
 	Topic      string
 }

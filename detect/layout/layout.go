@@ -100,7 +100,11 @@ func newMover(ctx context.Context, o Options) (*mover, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &mover{Options: o, layout: l, engine: correlate.Options{Sources: l.Sources, EvidenceLimit: o.Evidence}}, nil
+	// Some may have been added that nobody has read yet.
+	if n, err := o.Kafka.Partitions(ctx, stream.TopicLogs); err == nil {
+		l.Sources = max(l.Sources, n)
+	}
+	return &mover{Options: o, layout: l, engine: correlate.Options{Sources: l.First, EvidenceLimit: o.Evidence}}, nil
 }
 
 // sources returns the sources in their latest incarnations, by partition.

@@ -224,7 +224,7 @@ func (m *mover) write(ctx context.Context, h *history, l correlate.Layout) error
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	past := &past{h: h, incarnation: m.Incarnation, left: map[int32]int64{}, done: make(chan struct{})}
+	past := &past{h: h, ledger: m.Ledger, incarnation: m.Incarnation, left: map[int32]int64{}, done: make(chan struct{})}
 	for s := range h.live {
 		if until[s.Partition] > h.from[s].Next {
 			past.left[s.Partition] = until[s.Partition]
@@ -261,6 +261,7 @@ func (buried) DeadLetters(context.Context, []stream.DeadLetter) error { return n
 // past is match's positions in history: nobody needs them afterwards.
 type past struct {
 	h           *history
+	ledger      Ledger
 	incarnation uint32
 
 	mu   sync.Mutex
@@ -268,10 +269,12 @@ type past struct {
 	done chan struct{}   // closed when all are
 }
 
-func (p *past) AcquireSource(_ context.Context, inc uint32, partition int32) (match.Position, error) {
-	st, ok := p.h.from[detect.Source{Incarnation: inc, Partition: partition}]
+func (p *past) AcquireSource(ctx context.Context, inc uint32, partition int32) (match.Position, error) {
+	s := detect.Source{Incarnation: inc, Partition: partition}
+	st, ok := p.h.from[s]
 	if !ok {
-		return match.Position{Epoch: 1}, nil
+		pos, err := p.ledger.SourcePosition(ctx, s)
+		return match.Position{Epoch: 1, First: pos.First}, err
 	}
 	return match.Position{
 		Epoch: 1, Next: st.Next, Known: true, Generation: st.Generation, Clock: st.Clock,

@@ -1,6 +1,7 @@
 package match
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,7 +119,7 @@ func (s *source) acquire(ctx context.Context) error {
 			} else {
 				// What is to be known before the first section has to be read again from
 				// the start of the log.
-				p.Next, p.Generation, p.State = 0, s.life.Generation, s.life.State
+				p.Next, p.Generation, p.State = 0, cmp.Or(s.life.Generation, p.First), s.life.State
 				if o.Vectors != nil {
 					if emit, err = o.Vectors.LeastNext(ctx, s.id); err != nil {
 						return fmt.Errorf("ask for correlate's vectors: %w", err)
@@ -126,6 +127,7 @@ func (s *source) acquire(ctx context.Context) error {
 				}
 			}
 			s.mu.Lock()
+			s.life.Generation = cmp.Or(s.life.Generation, p.First)
 			s.saved, s.emit = []Position{p}, emit
 			s.mu.Unlock()
 			return nil

@@ -9,6 +9,7 @@ type Position struct {
 	Known      bool   // false if no position was ever saved: the least next of correlate's vectors then
 	Generation string // digest in force at Next; empty before the first control record
 	State      []byte // clock, progress and seen at Next, match's own encoding
+	First      string // generation in force at the very beginning, if it was added later; empty: the first of all
 	Clock      int64  // append stamp that the source stands at, ns; the least int64 if it has had no record
 }
 

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,6 +41,7 @@ type site struct {
 	gens         generations
 	log          *slog.Logger
 	logs, obs    int // partitions of either topic; sources and partitions if zero
+	first        int // partitions of vedette.logs at the first start; all if zero
 }
 
 // sources is how many partitions vedette.logs has.
@@ -60,7 +63,7 @@ func (s *site) open(ctx context.Context) (*storage.DB, *stream.Client, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := stream.NewClient(stream.Config{Brokers: s.brokers})
+	c, err := stream.NewClient(stream.Config{Brokers: s.brokers, MetadataAge: 200 * time.Millisecond})
 	if err != nil {
 		db.Close()
 		return nil, nil, err
@@ -188,6 +191,7 @@ func (d faultyDB) Assemble(ctx context.Context, shard int32, epoch int64, f func
 
 // crew is one set of owners: match, correlate and the assembler of one process.
 type crew struct {
+	matcher *match.Owner
 	cancel context.CancelFunc
 	done   chan error // one for each part
 	parts  int
@@ -218,7 +222,7 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 	rewinds := correlate.NewRewinds(db, s.log)
 	runCorrelate := func(ctx context.Context, p int32, confirm func(context.Context) error) error {
 		owner, err := correlate.NewOwner(correlate.OwnerOptions{
-			Partition: p, Engine: correlate.Options{Sources: s.sources(), EvidenceLimit: evidence},
+			Partition: p, Engine: correlate.Options{Sources: cmp.Or(s.first, s.sources()), EvidenceLimit: evidence},
 			Open:   func(offset int64) correlate.PartitionReader { return open(s.observations, p, offset) },
 			Ledger: fdb, Generations: s.gens, Rewind: rewinds.Ask, Confirm: confirm,
 			CommitEvery: o.every, FindingDelay: o.every / 2, MarkEvery: 2 * o.every, Logger: s.log,
@@ -278,7 +282,7 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 		})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &crew{cancel: cancel, done: make(chan error, len(parts)), parts: len(parts)}
+	w := &crew{matcher: matcher, cancel: cancel, done: make(chan error, len(parts)), parts: len(parts)}
 	for _, run := range parts {
 		go func() { w.done <- run(ctx) }()
 	}
@@ -307,10 +311,36 @@ func (s *site) settled(ctx context.Context, db *storage.DB, c *stream.Client) er
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not settled in time: %w", err)
+			return fmt.Errorf("not settled in time: %w\n%s", err, s.stalled(db))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// stalled describes a site that does not go on: where everything stands, and what
+// everybody waits for.
+func (s *site) stalled(db *storage.DB) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var b strings.Builder
+	for _, query := range []string{
+		"SELECT 'source ' || partition || ': ' || s::text FROM (SELECT partition, incarnation, epoch, next, clock, rewind, saved_at FROM source_position ORDER BY partition) s",
+		"SELECT 'partition ' || partition || ': ' || s::text FROM (SELECT partition, epoch, number, position, clock FROM checkpoint ORDER BY partition) s",
+	} {
+		rows, err := db.Pool().Query(ctx, query)
+		if err == nil {
+			var lines []string
+			if lines, err = pgx.CollectRows(rows, pgx.RowTo[string]); err == nil {
+				fmt.Fprintln(&b, strings.Join(lines, "\n"))
+			}
+		}
+		if err != nil {
+			fmt.Fprintln(&b, err)
+		}
+	}
+	stacks := make([]byte, 4<<20)
+	b.Write(stacks[:runtime.Stack(stacks, true)])
+	return b.String()
 }
 
 // behind says what has not been done yet.

@@ -139,7 +139,9 @@ func (q *Queries) InsertLayout(ctx context.Context, arg InsertLayoutParams) erro
 }
 
 const layoutInForce = `-- name: LayoutInForce :one
-SELECT id, observation_partitions, source_partitions, topic FROM layout WHERE state = 'in_force'
+SELECT id, observation_partitions, source_partitions, topic,
+    greatest(source_partitions, (SELECT max(partition) + 1 FROM source_position))::integer AS sources
+FROM layout WHERE state = 'in_force'
 `
 
 type LayoutInForceRow struct {
@@ -147,6 +149,7 @@ type LayoutInForceRow struct {
 	ObservationPartitions int32
 	SourcePartitions      int32
 	Topic                 string
+	Sources               int32
 }
 
 func (q *Queries) LayoutInForce(ctx context.Context) (LayoutInForceRow, error) {
@@ -157,6 +160,7 @@ func (q *Queries) LayoutInForce(ctx context.Context) (LayoutInForceRow, error) {
 		&i.ObservationPartitions,
 		&i.SourcePartitions,
 		&i.Topic,
+		&i.Sources,
 	)
 	return i, err
 }
@@ -353,7 +357,7 @@ func (q *Queries) SourceIncarnation(ctx context.Context, partition int32) (Sourc
 }
 
 const sourcePosition = `-- name: SourcePosition :one
-SELECT epoch, next, generation, state, clock FROM source_position WHERE incarnation = $1 AND partition = $2
+SELECT epoch, next, generation, state, clock, first_generation FROM source_position WHERE incarnation = $1 AND partition = $2
 `
 
 type SourcePositionParams struct {
@@ -362,11 +366,12 @@ type SourcePositionParams struct {
 }
 
 type SourcePositionRow struct {
-	Epoch      int64
-	Next       pgtype.Int8
-	Generation string
-	State      []byte
-	Clock      pgtype.Int8
+	Epoch           int64
+	Next            pgtype.Int8
+	Generation      string
+	State           []byte
+	Clock           pgtype.Int8
+	FirstGeneration string
 }
 
 func (q *Queries) SourcePosition(ctx context.Context, arg SourcePositionParams) (SourcePositionRow, error) {
@@ -378,6 +383,7 @@ func (q *Queries) SourcePosition(ctx context.Context, arg SourcePositionParams) 
 		&i.Generation,
 		&i.State,
 		&i.Clock,
+		&i.FirstGeneration,
 	)
 	return i, err
 }

@@ -12,10 +12,13 @@ import (
 )
 
 const acquireSource = `-- name: AcquireSource :one
-INSERT INTO source_position AS s (incarnation, partition, epoch)
-VALUES ($1, $2, 1)
+INSERT INTO source_position AS s (incarnation, partition, epoch, first_generation)
+VALUES ($1, $2, 1, coalesce((
+    SELECT o.generation FROM source_position o JOIN layout l ON l.state = 'in_force'
+    WHERE o.generation <> '' AND o.partition < l.source_partitions AND l.source_partitions <= $2
+    ORDER BY o.saved_at DESC, o.partition LIMIT 1), ''))
 ON CONFLICT (incarnation, partition) DO UPDATE SET epoch = s.epoch + 1
-RETURNING epoch, next, generation, state, clock
+RETURNING epoch, next, generation, state, clock, first_generation
 `
 
 type AcquireSourceParams struct {
@@ -24,13 +27,16 @@ type AcquireSourceParams struct {
 }
 
 type AcquireSourceRow struct {
-	Epoch      int64
-	Next       pgtype.Int8
-	Generation string
-	State      []byte
-	Clock      pgtype.Int8
+	Epoch           int64
+	Next            pgtype.Int8
+	Generation      string
+	State           []byte
+	Clock           pgtype.Int8
+	FirstGeneration string
 }
 
+// A partition that was added after the first start begins in the generation that
+// another source is in.
 func (q *Queries) AcquireSource(ctx context.Context, arg AcquireSourceParams) (AcquireSourceRow, error) {
 	row := q.db.QueryRow(ctx, acquireSource, arg.Incarnation, arg.Partition)
 	var i AcquireSourceRow
@@ -40,6 +46,7 @@ func (q *Queries) AcquireSource(ctx context.Context, arg AcquireSourceParams) (A
 		&i.Generation,
 		&i.State,
 		&i.Clock,
+		&i.FirstGeneration,
 	)
 	return i, err
 }

@@ -6,7 +6,9 @@ WHERE NOT EXISTS (SELECT FROM layout)
 ON CONFLICT (id) DO NOTHING;
 
 -- name: LayoutInForce :one
-SELECT id, observation_partitions, source_partitions, topic FROM layout WHERE state = 'in_force';
+SELECT id, observation_partitions, source_partitions, topic,
+    greatest(source_partitions, (SELECT max(partition) + 1 FROM source_position))::integer AS sources
+FROM layout WHERE state = 'in_force';
 
 -- name: LockLayout :one
 -- Whoever takes something over in a layout keeps it from being retired meanwhile.
@@ -60,4 +62,4 @@ VALUES (@partition, @incarnation, @first_offset, @generation, @state, @reason);
 UPDATE source_position SET epoch = epoch + 1 WHERE incarnation = @incarnation AND partition = @partition AND epoch = @epoch;
 
 -- name: SourcePosition :one
-SELECT epoch, next, generation, state, clock FROM source_position WHERE incarnation = @incarnation AND partition = @partition;
+SELECT epoch, next, generation, state, clock, first_generation FROM source_position WHERE incarnation = @incarnation AND partition = @partition;

@@ -1,8 +1,13 @@
 -- name: AcquireSource :one
-INSERT INTO source_position AS s (incarnation, partition, epoch)
-VALUES (@incarnation, @partition, 1)
+-- A partition that was added after the first start begins in the generation that
+-- another source is in.
+INSERT INTO source_position AS s (incarnation, partition, epoch, first_generation)
+VALUES (@incarnation, @partition, 1, coalesce((
+    SELECT o.generation FROM source_position o JOIN layout l ON l.state = 'in_force'
+    WHERE o.generation <> '' AND o.partition < l.source_partitions AND l.source_partitions <= @partition
+    ORDER BY o.saved_at DESC, o.partition LIMIT 1), ''))
 ON CONFLICT (incarnation, partition) DO UPDATE SET epoch = s.epoch + 1
-RETURNING epoch, next, generation, state, clock;
+RETURNING epoch, next, generation, state, clock, first_generation;
 
 -- name: SaveSource :execrows
 UPDATE source_position

@@ -6,6 +6,7 @@
 package devbroker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,6 +45,7 @@ type Broker struct {
 	addr    string
 	lock    *os.File // referenced for as long as the lock must hold
 	stop    chan struct{}
+	cancel  context.CancelFunc
 	done    sync.WaitGroup
 	once    sync.Once
 }
@@ -95,6 +97,10 @@ func Start(o Options) (*Broker, error) {
 	}
 	b.addr = b.cluster.ListenAddrs()[0]
 	b.done.Go(func() { b.retain(o.RetentionEvery) })
+	ctx, cancel := context.WithCancel(context.Background())
+	b.cancel = cancel
+	members := watchMembers(b.cluster, b.addr)
+	b.done.Go(func() { members.run(ctx) })
 	return b, nil
 }
 
@@ -152,6 +158,7 @@ func (b *Broker) Cluster() *kfake.Cluster { return b.cluster }
 func (b *Broker) Close() {
 	b.once.Do(func() {
 		close(b.stop)
+		b.cancel()
 		b.done.Wait()
 		b.cluster.Close()
 		b.unlock()
