@@ -192,9 +192,9 @@ func (d faultyDB) Assemble(ctx context.Context, shard int32, epoch int64, f func
 // crew is one set of owners: match, correlate and the assembler of one process.
 type crew struct {
 	matcher *match.Owner
-	cancel context.CancelFunc
-	done   chan error // one for each part
-	parts  int
+	cancel  context.CancelFunc
+	done    chan error // one for each part
+	parts   int
 }
 
 // crewOptions say how hurried the owners are.
