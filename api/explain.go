@@ -48,8 +48,12 @@ func explainIncident(d *IncidentDetail) string {
 	default:
 		return s
 	}
-	if n := max(len(rules), len(d.RuleIDs)); n > 1 {
+	n := max(len(rules), len(d.RuleIDs))
+	if n > 1 {
 		s += fmt.Sprintf(", %d rules in all", n)
+	}
+	if d.Keys > int64(n) {
+		s += fmt.Sprintf(", %d keys in all", d.Keys)
 	}
 	return strings.TrimSuffix(s, ".") + "."
 }

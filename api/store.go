@@ -111,6 +111,7 @@ type IncidentDetail struct {
 	Tags           []string     `json:"tags" nullable:"false"`
 	Explanation    string       `json:"explanation" doc:"Why it was opened"`
 	FindingsTotal  int64        `json:"findings_total"`
+	Keys           int64        `json:"keys" doc:"Distinct pairs of rule and group key among all its findings; 0 if they were not counted"`
 	Findings       []Finding    `json:"findings" nullable:"false" doc:"The first 200"`
 	Evidence       []Evidence   `json:"evidence" nullable:"false" doc:"The first 50 records"`
 	Audit          []AuditEntry `json:"audit" nullable:"false" doc:"What happened to it, oldest first"`

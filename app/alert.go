@@ -18,7 +18,7 @@ import (
 // incidentOptions are those of the assembler and of what people do: both make intents.
 func (a *App) incidentOptions() (incident.Options, error) {
 	o := incident.Options{
-		Ledger: a.db, Join: a.cfg.Incidents.JoinWindow, Records: records{a.kafka}, Logger: a.logger, Registerer: a.registry,
+		Ledger: a.db, Join: a.cfg.Incidents.JoinWindow, FloodKeys: a.cfg.Incidents.FloodKeys, Records: records{a.kafka}, Logger: a.logger, Registerer: a.registry,
 	}
 	for _, r := range a.cfg.Alerting.Receivers {
 		level, err := detect.ParseLevel(r.MinSeverity)

@@ -141,6 +141,7 @@ type FileSource struct {
 // Incidents says how findings become incidents.
 type Incidents struct {
 	JoinWindow time.Duration `yaml:"join_window"` // findings that share an entity join within it. Default 30m.
+	FloodKeys  int           `yaml:"flood_keys"`  // so many keys that one rule finds in one tile (an hour, or its window) are one incident. Default 50.
 	Evidence   int           `yaml:"evidence"`    // records copied for each finding. Default 10.
 }
 
@@ -170,7 +171,7 @@ func Default() *Config {
 		Postgres:  Postgres{MaxConnections: 20},
 		API:       API{Listen: "127.0.0.1:8080", MaxBody: 32 << 20, MaxInFlight: 128 << 20},
 		Rules:     Rules{Shipped: true},
-		Incidents: Incidents{JoinWindow: 30 * time.Minute, Evidence: 10},
+		Incidents: Incidents{JoinWindow: 30 * time.Minute, FloodKeys: 50, Evidence: 10},
 	}
 }
 
@@ -261,6 +262,9 @@ func (c *Config) validate(required bool, fail func(key, format string, args ...a
 	}
 	positive("incidents.join_window", int64(c.Incidents.JoinWindow))
 	positive("incidents.evidence", int64(c.Incidents.Evidence))
+	if c.Incidents.FloodKeys < 2 {
+		fail("incidents.flood_keys", "want at least 2, got %d", c.Incidents.FloodKeys)
+	}
 	names = map[string]bool{}
 	for i := range c.Alerting.Receivers {
 		r := &c.Alerting.Receivers[i]

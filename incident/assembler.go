@@ -11,12 +11,14 @@ import (
 )
 
 // Assembler groups changed findings into incidents for one tenant shard, and
-// copies their evidence. It keeps no state between transactions but its epoch.
+// copies their evidence. It keeps no state between transactions but its epoch
+// and how much to take at once.
 type Assembler struct {
 	opts  Options
 	m     *metrics
 	shard int32
 	epoch atomic.Int64
+	limit int // findings of the next transaction
 }
 
 // New makes the assembler of a shard. There is one shard, 0, for all tenants.
@@ -76,6 +78,9 @@ func (a *Assembler) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// maxBatches is how many times Options.Batch a transaction takes at most.
+const maxBatches = 16
+
 // maxPause is the longest pause after a failure.
 const maxPause = 5 * time.Second
 
@@ -123,11 +128,18 @@ func (a *Assembler) Step(ctx context.Context) (int, error) {
 	var b *batch
 	began := a.opts.Now()
 	err := a.opts.Ledger.Assemble(ctx, a.shard, a.epoch.Load(), func(tx Tx) error {
-		b = &batch{opts: &a.opts, tx: tx, now: a.opts.Now().UTC()}
+		b = &batch{opts: &a.opts, limit: max(a.limit, a.opts.Batch), tx: tx, now: a.opts.Now().UTC()}
 		return b.assemble(ctx)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("incident: assemble: %w", err)
+	}
+	// What an incident costs a transaction grows with its findings: a backlog, as a
+	// flood makes, is taken in larger pieces.
+	if a.limit = b.limit; b.findings < a.limit/2 {
+		a.limit = a.opts.Batch
+	} else {
+		a.limit = min(2*a.limit, maxBatches*a.opts.Batch)
 	}
 	if b.findings > 0 {
 		a.m.took.Observe(a.opts.Now().Sub(began).Seconds())

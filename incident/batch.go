@@ -14,9 +14,10 @@ import (
 
 // batch assembles one batch of changed findings within one transaction.
 type batch struct {
-	opts *Options
-	tx   Tx
-	now  time.Time
+	opts  *Options
+	limit int // findings, about
+	tx    Tx
+	now   time.Time
 
 	findings int
 	common   int
@@ -47,7 +48,7 @@ func (m *member) moved() bool {
 }
 
 func (b *batch) assemble(ctx context.Context) error {
-	changed, err := b.tx.Changed(ctx, b.opts.Batch)
+	changed, err := b.tx.Changed(ctx, b.limit)
 	if err != nil {
 		return fmt.Errorf("read changed findings: %w", err)
 	}
@@ -83,6 +84,9 @@ type tenantBatch struct {
 	incidents map[ID]*Incident // every incident that the batch may touch, locked
 	suspects  map[ID][]Link    // incidents that may come apart, with all their links
 	hits      []Hit            // Ord is an index into members
+	places    map[detect.FindingID]Place
+	flooded   map[RuleTile]bool
+	keys      map[ID]map[string]int64 // of the incidents published: distinct keys by rule id
 }
 
 func (t *tenantBatch) assemble(ctx context.Context, changed []Finding) error {
@@ -274,14 +278,10 @@ func (t *tenantBatch) probe(ctx context.Context) error {
 	}
 	var probes []Probe
 	t.suspects = map[ID][]Link{}
-	var suspects []ID
 	for i, m := range t.members {
 		moved := m.moved()
 		if moved {
-			if _, ok := t.suspects[m.Incident]; !ok {
-				t.suspects[m.Incident] = nil
-				suspects = append(suspects, m.Incident)
-			}
+			t.suspects[m.Incident] = nil
 		}
 		if !m.isNew() && t.closed(m.Incident) {
 			continue
@@ -300,7 +300,11 @@ func (t *tenantBatch) probe(ctx context.Context) error {
 			return fmt.Errorf("probe for linked findings: %w", err)
 		}
 	}
-	var ids []ID
+	if err := t.flood(ctx); err != nil {
+		return err
+	}
+	suspects := sortedIDs(t.suspects)
+	ids := slices.Clone(suspects)
 	for _, h := range t.hits {
 		ids = append(ids, h.Incident)
 	}
@@ -314,6 +318,9 @@ func (t *tenantBatch) probe(ctx context.Context) error {
 		}
 		for _, l := range links {
 			t.suspects[l.Incident] = append(t.suspects[l.Incident], l)
+		}
+		if err := t.loadPlaces(ctx, suspects); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -81,6 +81,10 @@ func (t *tenantBatch) group() []*component {
 			p := pool(m.Incident)
 			pools[p] = append(pools[p], nodeLink{Link: l, node: int32(i)})
 		}
+		if l, ok := t.floodLink(m.ID); ok {
+			p := pool(m.Incident)
+			pools[p] = append(pools[p], nodeLink{Link: l, node: int32(i)})
+		}
 		if _, suspect := t.suspects[m.Incident]; !m.isNew() && !suspect {
 			f.join(int32(i), whole[m.Incident])
 		}
@@ -89,6 +93,11 @@ func (t *tenantBatch) group() []*component {
 		if i := byFinding[l.Finding]; nodes[i].m == nil {
 			p := pool(l.Incident)
 			pools[p] = append(pools[p], nodeLink{Link: l, node: i})
+			if l.Kind == LinkRepeat { // each finding has one
+				if l, ok := t.floodLink(l.Finding); ok {
+					pools[p] = append(pools[p], nodeLink{Link: l, node: i})
+				}
+			}
 		}
 	}
 	for _, links := range pools {

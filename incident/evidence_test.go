@@ -185,7 +185,7 @@ func TestWritersAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(reference(fs, 30*60e9, 120*60e9), got); d != "" {
+	if d := cmp.Diff(reference(fs, 30*60e9, 120*60e9, 50), got); d != "" {
 		t.Fatalf("incidents (-want +got):\n%s", d)
 	}
 }

@@ -42,7 +42,7 @@ func linksOf(r Rule, f detect.Finding, es []Entity) []Link {
 
 // window is how far apart the ranges of linked findings may lie, ns.
 func (o *Options) window(k LinkKind) int64 {
-	if k == LinkRepeat {
+	if k != LinkEntity {
 		return int64(o.Repeat)
 	}
 	return int64(o.Join)

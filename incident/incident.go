@@ -9,7 +9,10 @@
 //
 //   - they are of one rule (by its id: versions of a rule are one rule) and one
 //     group key, and their [first, last] ranges lie at most [Options.Repeat]
-//     apart: what findings of adjoining tiles of one hour can be apart at most; or
+//     apart: what findings of adjoining tiles of one hour can be apart at most;
+//   - they are of one rule and each is part of a flood, and their tiles begin at most
+//     [Options.Repeat] apart. A flood is [Options.FloodKeys] or more distinct keys of
+//     one rule in one tile (findings about one event count in that event's hour); or
 //   - they share a joinable entity (a public source address, a principal or a
 //     function; see [Joinable]) and their ranges lie at most [Options.Join] apart.
 //
@@ -104,6 +107,8 @@ type Incident struct {
 	Account    string       // cloud account, empty if no finding names one
 	Tags       []string     // MITRE ATT&CK as Sigma writes them, sorted
 	Count      int64        // sum over the findings
+	Findings   int64        // how many there are
+	Keys       int64        // distinct pairs of rule and group key among them
 	First      int64        // ns since the Unix epoch
 	Last       int64        // ns since the Unix epoch
 	Assignee   string

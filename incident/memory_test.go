@@ -42,6 +42,11 @@ type rkey struct {
 	incident.RuleSeen
 }
 
+type tkey struct {
+	tenant string
+	incident.RuleTile
+}
+
 // state is a ledger's content.
 type state struct {
 	epoch     int64
@@ -50,6 +55,8 @@ type state struct {
 	entities  map[fkey][]incident.Entity
 	links     map[lkey]incident.Link
 	seen      map[rkey]bool
+	places    map[fkey]incident.Place
+	floods    map[tkey]bool
 	incidents map[ikey]incident.Incident
 	audit     []incident.Audit
 	intents   map[ikey]map[string]incident.Intent
@@ -62,6 +69,8 @@ func (s *state) clone() *state {
 	c.entities = maps.Clone(s.entities)
 	c.links = maps.Clone(s.links)
 	c.seen = maps.Clone(s.seen)
+	c.places = maps.Clone(s.places)
+	c.floods = maps.Clone(s.floods)
 	c.incidents = maps.Clone(s.incidents)
 	c.audit = slices.Clone(s.audit)
 	c.intents = make(map[ikey]map[string]incident.Intent, len(s.intents))
@@ -84,7 +93,7 @@ func newMemory(rules ...incident.Rule) *memory {
 	m := &memory{
 		state: &state{
 			cursors: map[int32]int64{}, findings: map[fkey]row{}, entities: map[fkey][]incident.Entity{},
-			links: map[lkey]incident.Link{}, seen: map[rkey]bool{}, incidents: map[ikey]incident.Incident{},
+			links: map[lkey]incident.Link{}, seen: map[rkey]bool{}, places: map[fkey]incident.Place{}, floods: map[tkey]bool{}, incidents: map[ikey]incident.Incident{},
 			intents: map[ikey]map[string]incident.Intent{},
 		},
 		rules: map[string]incident.Rule{}, numbers: map[int32]int64{}, kill: -1,

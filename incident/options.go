@@ -18,9 +18,10 @@ type Options struct {
 	Join        time.Duration // findings that share an entity lie at most this far apart; 30 min
 	Repeat      time.Duration // findings of one rule and key lie at most this far apart; 2 h
 	Reopen      time.Duration // a resolved incident takes new findings for this long; 24 h
+	FloodKeys   int           // so many keys of one rule in one tile are one incident; 50
 	CommonRules int           // an entity on which more rules found something in a day joins no more; 30
 
-	Batch int           // findings assembled in one transaction, about; 500
+	Batch int           // findings assembled in one transaction, about; 500, and up to 16 times as many of a backlog
 	Poll  time.Duration // how often an idle assembler looks; 100 ms
 	// Deadline bounds one transaction; 30 s.
 	Deadline time.Duration
@@ -59,7 +60,7 @@ func (o Options) withDefaults() (Options, error) {
 		name string
 		v    *int
 		def  int
-	}{{"CommonRules", &o.CommonRules, 30}, {"Batch", &o.Batch, 500}} {
+	}{{"FloodKeys", &o.FloodKeys, 50}, {"CommonRules", &o.CommonRules, 30}, {"Batch", &o.Batch, 500}} {
 		if *n.v < 0 {
 			return o, fmt.Errorf("incident: %s is negative: %d", n.name, *n.v)
 		}

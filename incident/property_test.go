@@ -93,12 +93,13 @@ type view struct {
 	Account  string
 	Tags     string
 	Count    int64
+	Keys     int64
 	First    int64
 	Last     int64
 }
 
 // reference groups findings the slow way: every pair is looked at.
-func reference(fs []detect.Finding, join, repeat time.Duration) map[string]view {
+func reference(fs []detect.Finding, join, repeat time.Duration, floodKeys int) map[string]view {
 	slices.SortFunc(fs, func(a, b detect.Finding) int {
 		if a.First != b.First {
 			return int(a.First - b.First)
@@ -116,12 +117,37 @@ func reference(fs []detect.Finding, join, repeat time.Duration) map[string]view 
 		}
 		return es
 	}
+	tile := func(f detect.Finding) int64 {
+		if f.Merge == detect.MergeLeast {
+			return f.First / int64(time.Hour) * int64(time.Hour)
+		}
+		return f.Tile
+	}
+	sameRule := func(a, b detect.Finding) bool {
+		return a.Tenant == b.Tenant && ruleOf(a.RuleVersion).ID == ruleOf(b.RuleVersion).ID
+	}
+	flooded := func(f detect.Finding) bool {
+		keys := map[string]bool{}
+		for _, g := range fs {
+			if sameRule(f, g) && tile(f) == tile(g) {
+				keys[string(g.Key)] = true
+			}
+		}
+		return len(keys) >= floodKeys
+	}
+	inFlood := map[detect.FindingID]bool{}
+	for _, f := range fs {
+		inFlood[f.ID] = flooded(f)
+	}
 	linked := func(a, b detect.Finding) bool {
 		gap := time.Duration(max(a.First, b.First) - min(a.Last, b.Last))
 		if a.Tenant != b.Tenant {
 			return false
 		}
 		if ruleOf(a.RuleVersion).ID == ruleOf(b.RuleVersion).ID && string(a.Key) == string(b.Key) && gap <= repeat {
+			return true
+		}
+		if sameRule(a, b) && inFlood[a.ID] && inFlood[b.ID] && time.Duration(max(tile(a), tile(b))-min(tile(a), tile(b))) <= repeat {
 			return true
 		}
 		for _, e := range entities(a) {
@@ -151,6 +177,7 @@ func reference(fs []detect.Finding, join, repeat time.Duration) map[string]view 
 		opener, lead := fs[i], fs[i]
 		v := view{Opener: opener.ID.String(), RuleID: ruleOf(opener.RuleVersion).ID, First: opener.First, Last: opener.Last}
 		var ids, ruleIDs, tags, accounts []string
+		keys := map[string]map[string]bool{}
 		for j := range fs {
 			f := fs[j]
 			if group[j] != i {
@@ -166,6 +193,10 @@ func reference(fs []detect.Finding, join, repeat time.Duration) map[string]view 
 				!judged && lead.Verdict == incident.VerdictUnknown && r.Level > ruleOf(lead.RuleVersion).Level {
 				lead = f
 			}
+			if keys[r.ID] == nil {
+				keys[r.ID] = map[string]bool{}
+			}
+			keys[r.ID][string(f.Key)] = true
 			v.Severity = max(v.Severity, level)
 			v.Count += f.Count
 			v.Last = max(v.Last, f.Last)
@@ -195,6 +226,12 @@ func reference(fs []detect.Finding, join, repeat time.Duration) map[string]view 
 				break
 			}
 		}
+		for id, ks := range keys {
+			v.Keys += int64(len(ks))
+			if id == ruleOf(lead.RuleVersion).ID && len(ks) >= floodKeys {
+				v.Title += fmt.Sprintf(" and %d more", len(ks)-1)
+			}
+		}
 		out[v.Findings] = v
 	}
 	return out
@@ -203,10 +240,13 @@ func reference(fs []detect.Finding, join, repeat time.Duration) map[string]view 
 // viewOf sees a live incident with its findings' ids as the promise does.
 func viewOf(in incident.Incident, ids []string) view {
 	slices.Sort(ids)
+	if int(in.Findings) != len(ids) {
+		in.Title += fmt.Sprintf(" (of %d findings, says it)", in.Findings)
+	}
 	return view{
 		Findings: strings.Join(ids, " "), Opener: in.Opener.String(), RuleID: in.RuleID, RuleIDs: strings.Join(in.RuleIDs, " "),
 		Title: in.Title, Severity: in.Severity, Account: in.Account, Tags: strings.Join(in.Tags, " "),
-		Count: in.Count, First: in.First, Last: in.Last,
+		Count: in.Count, Keys: in.Keys, First: in.First, Last: in.Last,
 	}
 }
 
@@ -246,8 +286,9 @@ func TestSetsDoNotDependOnHistory(t *testing.T) {
 	ctx := context.Background()
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMemory(testRules...)
+		floodKeys := rapid.SampledFrom([]int{2, 3, 4, 50}).Draw(t, "flood")
 		a, err := incident.New(incident.Options{
-			Ledger: m, Batch: rapid.IntRange(1, 8).Draw(t, "batch"),
+			Ledger: m, Batch: rapid.IntRange(1, 8).Draw(t, "batch"), FloodKeys: floodKeys,
 			Receivers: []incident.Receiver{{Name: "all"}, {Name: "high", MinSeverity: detect.LevelHigh}},
 			Now:       func() time.Time { return time.Unix(0, start) },
 		})
@@ -276,7 +317,7 @@ func TestSetsDoNotDependOnHistory(t *testing.T) {
 		for _, r := range m.findings {
 			fs = append(fs, r.Finding.Finding)
 		}
-		want := reference(fs, 30*time.Minute, 2*time.Hour)
+		want := reference(fs, 30*time.Minute, 2*time.Hour, floodKeys)
 		if d := cmp.Diff(want, m.views()); d != "" {
 			t.Fatalf("incidents (-want +got):\n%s", d)
 		}

@@ -29,6 +29,17 @@ func (t *tenantBatch) publish(ctx context.Context, changes map[ID]*change) error
 	if err := t.loadRules(ctx, versions); err != nil {
 		return err
 	}
+	keys, err := t.tx.Keys(ctx, t.tenant, ids)
+	if err != nil {
+		return fmt.Errorf("count keys: %w", err)
+	}
+	t.keys = map[ID]map[string]int64{}
+	for _, k := range keys {
+		if t.keys[k.Incident] == nil {
+			t.keys[k.Incident] = map[string]int64{}
+		}
+		t.keys[k.Incident][k.RuleID] = k.Keys
+	}
 	var leads []detect.FindingID
 	for _, id := range ids {
 		lead, opener := t.leadOf(byIncident[id])
@@ -167,14 +178,23 @@ func (t *tenantBatch) leads(a, b Total) bool {
 func (t *tenantBatch) sumUp(in *Incident, totals []Total, entities map[detect.FindingID][]Entity) {
 	lead, opener := t.leadOf(totals)
 	in.Opener, in.RuleID = opener.Opener, t.rules[opener.RuleVersion].ID
-	in.Title = title(t.rules[lead.RuleVersion], lead.Unknown, entities[lead.Opener])
+	r := t.rules[lead.RuleVersion]
+	in.Title = title(r, lead.Unknown, entities[lead.Opener])
+	if n := t.keys[in.ID][r.ID]; n >= int64(t.opts.FloodKeys) {
+		in.Title += " and " + number(float64(n-1)) + " more"
+	}
 	in.Severity, in.Count, in.Account = detect.LevelInformational, 0, ""
+	in.Findings, in.Keys = 0, 0
+	for _, n := range t.keys[in.ID] {
+		in.Keys += n
+	}
 	in.RuleIDs, in.Tags = nil, nil
 	in.First, in.Last = totals[0].First, totals[0].Last
 	for _, tot := range totals {
 		r := t.rules[tot.RuleVersion]
 		in.Severity = max(in.Severity, severityOf(r, tot.Unknown))
 		in.Count += tot.Count
+		in.Findings += tot.Findings
 		in.First, in.Last = min(in.First, tot.First), max(in.Last, tot.Last)
 		in.RuleIDs = append(in.RuleIDs, r.ID)
 		in.Tags = append(in.Tags, r.Tags...)

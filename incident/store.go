@@ -62,10 +62,27 @@ type Tx interface {
 	// it meets any. Findings of incidents resolved before closed do not count.
 	Probe(ctx context.Context, tenant string, probes []Probe, closed time.Time) ([]Hit, error)
 
+	// Places returns where findings count towards a flood, PlacesOfIncidents where all
+	// findings of the incidents do. SavePlaces writes them, over what is there.
+	Places(ctx context.Context, tenant string, findings []detect.FindingID) ([]Place, error)
+	PlacesOfIncidents(ctx context.Context, tenant string, incidents []ID) ([]Place, error)
+	SavePlaces(ctx context.Context, tenant string, places []Place) error
+	// TileKeys counts the distinct keys in tiles, each no further than most.
+	TileKeys(ctx context.Context, tenant string, tiles []RuleTile, most int) (map[RuleTile]int, error)
+	// TileIncidents returns the incidents of the findings in tiles, at most so many of
+	// each tile; 0: all. Incidents resolved before closed do not count.
+	TileIncidents(ctx context.Context, tenant string, tiles []RuleTile, most int, closed time.Time) ([]TileIncident, error)
+	// Floods returns the tiles that hold a flood, among those that are of the same rule
+	// as one of the given and at most within from it.
+	Floods(ctx context.Context, tenant string, tiles []RuleTile, within time.Duration) ([]RuleTile, error)
+	SaveFloods(ctx context.Context, tenant string, rise, fall []RuleTile) error
+
 	// Incidents returns incidents and locks them, in the order of their ids.
 	Incidents(ctx context.Context, tenant string, ids []ID) ([]Incident, error)
 	// Totals sums the findings of incidents up.
 	Totals(ctx context.Context, tenant string, ids []ID) ([]Total, error)
+	// Keys counts the distinct keys that rules found in incidents.
+	Keys(ctx context.Context, tenant string, ids []ID) ([]RuleKeys, error)
 	// SaveIncidents writes incidents, new ones and changed ones.
 	SaveIncidents(ctx context.Context, ins []Incident) error
 	// Assign gives findings to incidents. Move gives all findings of one incident
@@ -92,6 +109,33 @@ type RuleSeen struct {
 	RuleID string
 }
 
+// RuleTile is a tile of a rule, by the rule's id and the tile's start in ns: where it
+// is counted whether there is a flood.
+type RuleTile struct {
+	RuleID string
+	At     int64
+}
+
+// Place is where a finding counts towards a flood, and its key's hash.
+type Place struct {
+	Finding detect.FindingID
+	RuleTile
+	Key [16]byte
+}
+
+// TileIncident is an incident that has a finding in a tile.
+type TileIncident struct {
+	RuleTile
+	Incident ID
+}
+
+// RuleKeys is how many distinct keys of a rule an incident's findings have.
+type RuleKeys struct {
+	Incident ID
+	RuleID   string
+	Keys     int64
+}
+
 // LinkKind says how far apart findings with the same link may lie.
 type LinkKind uint8
 
@@ -99,6 +143,7 @@ type LinkKind uint8
 const (
 	LinkEntity LinkKind = iota // within Options.Join
 	LinkRepeat                 // same rule and key, within Options.Repeat
+	linkFlood                  // same rule, in tiles with a flood within Options.Repeat; never stored
 )
 
 // Link is one thing by which a finding is joined to others: a hash of an entity

@@ -218,8 +218,13 @@ func findIncident(ctx context.Context, qs *dbsqlc.Queries, tenant, id string) (a
 	if err != nil {
 		return d, fmt.Errorf("read findings: %w", err)
 	}
+	if d.FindingsTotal = r.Findings; d.FindingsTotal == 0 { // assembled before they were counted
+		if d.FindingsTotal, err = qs.CountFindings(ctx, dbsqlc.CountFindingsParams{Tenant: tenant, ID: id}); err != nil {
+			return d, fmt.Errorf("count findings: %w", err)
+		}
+	}
+	d.Keys = r.Keys
 	for _, f := range findings {
-		d.FindingsTotal = f.Total
 		shown, err := showFinding(&f)
 		if err != nil {
 			return d, err

@@ -233,7 +233,7 @@ func incidentOf(r dbsqlc.Incident) incident.Incident {
 	return incident.Incident{
 		Tenant: r.Tenant, ID: incidentID(r.ID), Status: incident.Status(r.Status), MergedInto: incidentID(r.MergedInto),
 		Opener: findingID(r.Opener), RuleID: r.RuleID, RuleIDs: r.RuleIds, Title: r.Title, Severity: detect.Level(r.Severity),
-		Account: r.Account, Tags: r.Tags, Count: r.Count, First: r.FirstSeen, Last: r.LastSeen, Assignee: r.Assignee, Version: r.Version,
+		Account: r.Account, Tags: r.Tags, Count: r.Count, Findings: r.Findings, Keys: r.Keys, First: r.FirstSeen, Last: r.LastSeen, Assignee: r.Assignee, Version: r.Version,
 		OpenedAt: timeFrom(r.OpenedAt), UpdatedAt: timeFrom(r.UpdatedAt),
 		AcknowledgedAt: timeFrom(r.AcknowledgedAt), ResolvedAt: timeFrom(r.ResolvedAt),
 	}
@@ -261,7 +261,7 @@ func (t *incidentTx) SaveIncidents(ctx context.Context, ins []incident.Incident)
 		ps[i] = dbsqlc.SaveIncidentParams{
 			Tenant: in.Tenant, ID: uuidOf(in.ID), Status: string(in.Status), MergedInto: uuidOf(in.MergedInto), Opener: in.Opener[:],
 			RuleID: in.RuleID, RuleIds: nonNil(in.RuleIDs), Title: text(in.Title), Severity: int16(in.Severity), Account: in.Account,
-			Tags: nonNil(in.Tags), Count: in.Count, FirstSeen: in.First, LastSeen: in.Last, Assignee: text(in.Assignee), Version: in.Version,
+			Tags: nonNil(in.Tags), Count: in.Count, Findings: in.Findings, Keys: in.Keys, FirstSeen: in.First, LastSeen: in.Last, Assignee: text(in.Assignee), Version: in.Version,
 			OpenedAt: timeOf(in.OpenedAt), UpdatedAt: timeOf(in.UpdatedAt),
 			AcknowledgedAt: timeOf(in.AcknowledgedAt), ResolvedAt: timeOf(in.ResolvedAt),
 		}

@@ -76,10 +76,11 @@ func (q *Queries) DueIntents(ctx context.Context, arg DueIntentsParams) ([]DueIn
 }
 
 const incidentEntities = `-- name: IncidentEntities :many
-SELECT DISTINCT e.type, e.value
+SELECT e.type, e.value
 FROM finding f JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
 WHERE f.tenant = $1 AND f.incident_id = $2::uuid
-ORDER BY e.type, e.value
+GROUP BY e.type, e.value
+ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value
 LIMIT $3::bigint
 `
 
@@ -175,7 +176,7 @@ func (q *Queries) IncidentRules(ctx context.Context, arg IncidentRulesParams) ([
 }
 
 const incidentToTell = `-- name: IncidentToTell :one
-SELECT tenant, id, status, merged_into, opener, rule_id, rule_ids, title, severity, account, tags, count, first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at FROM incident WHERE tenant = $1 AND id = $2
+SELECT tenant, id, status, merged_into, opener, rule_id, rule_ids, title, severity, account, tags, count, first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at, findings, keys FROM incident WHERE tenant = $1 AND id = $2
 `
 
 type IncidentToTellParams struct {
@@ -207,6 +208,8 @@ func (q *Queries) IncidentToTell(ctx context.Context, arg IncidentToTellParams) 
 		&i.UpdatedAt,
 		&i.AcknowledgedAt,
 		&i.ResolvedAt,
+		&i.Findings,
+		&i.Keys,
 	)
 	return i, err
 }

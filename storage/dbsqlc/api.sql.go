@@ -11,6 +11,22 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const countFindings = `-- name: CountFindings :one
+SELECT count(*) FROM finding WHERE tenant = $1 AND incident_id = CAST($2::text AS uuid)
+`
+
+type CountFindingsParams struct {
+	Tenant string
+	ID     string
+}
+
+func (q *Queries) CountFindings(ctx context.Context, arg CountFindingsParams) (int64, error) {
+	row := q.db.QueryRow(ctx, countFindings, arg.Tenant, arg.ID)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const countIncidents = `-- name: CountIncidents :many
 SELECT status, count(*) AS n FROM incident WHERE tenant = $1 GROUP BY status
 `
@@ -89,7 +105,7 @@ const showEntities = `-- name: ShowEntities :many
 SELECT CAST(incident_id AS text) AS incident_id, type, value
 FROM (
     SELECT f.incident_id, e.type, e.value, count(*) AS n,
-        row_number() OVER (PARTITION BY f.incident_id ORDER BY count(*) DESC, e.type, e.value) AS rank
+        row_number() OVER (PARTITION BY f.incident_id ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value) AS rank
     FROM finding f
     JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
     WHERE f.tenant = $1 AND f.incident_id = ANY (CAST($2::text[] AS uuid[]))
@@ -111,7 +127,7 @@ type ShowEntitiesRow struct {
 	Value      string
 }
 
-// The most frequent entities of each incident.
+// The most frequent entities of each incident: in the most findings, then events.
 func (q *Queries) ShowEntities(ctx context.Context, arg ShowEntitiesParams) ([]ShowEntitiesRow, error) {
 	rows, err := q.db.Query(ctx, showEntities, arg.Tenant, arg.Ids, arg.Top)
 	if err != nil {
@@ -203,7 +219,7 @@ func (q *Queries) ShowEvidence(ctx context.Context, arg ShowEvidenceParams) ([]S
 }
 
 const showFindings = `-- name: ShowFindings :many
-SELECT f.id, f.key, f.count, f.late, f.peak, f.first_time, f.last_time, f.detail, f.verdict, count(*) OVER () AS total,
+SELECT f.id, f.key, f.count, f.late, f.peak, f.first_time, f.last_time, f.detail, f.verdict,
     coalesce(r.rule_id, f.rule_version)::text AS rule_id, coalesce(r.title, '')::text AS title, coalesce(r.level, 2)::smallint AS level,
     coalesce(r.author, '')::text AS author, coalesce(r.license, '')::text AS license, coalesce(r.description, '')::text AS description,
     coalesce(r.rule_references, '{}')::text[] AS rule_references, coalesce(r.tags, '{}')::text[] AS tags,
@@ -232,7 +248,6 @@ type ShowFindingsRow struct {
 	LastTime       int64
 	Detail         string
 	Verdict        string
-	Total          int64
 	RuleID         string
 	Title          string
 	Level          int16
@@ -265,7 +280,6 @@ func (q *Queries) ShowFindings(ctx context.Context, arg ShowFindingsParams) ([]S
 			&i.LastTime,
 			&i.Detail,
 			&i.Verdict,
-			&i.Total,
 			&i.RuleID,
 			&i.Title,
 			&i.Level,
@@ -290,7 +304,7 @@ func (q *Queries) ShowFindings(ctx context.Context, arg ShowFindingsParams) ([]S
 
 const showIncident = `-- name: ShowIncident :one
 SELECT status, CAST(coalesce(CAST(merged_into AS text), '') AS text) AS merged_into, rule_id, rule_ids, title, severity, account, tags,
-    count, first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at
+    count, findings, keys, first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at
 FROM incident
 WHERE tenant = $1 AND id = CAST($2::text AS uuid)
 `
@@ -310,6 +324,8 @@ type ShowIncidentRow struct {
 	Account        string
 	Tags           []string
 	Count          int64
+	Findings       int64
+	Keys           int64
 	FirstSeen      int64
 	LastSeen       int64
 	Assignee       string
@@ -333,6 +349,8 @@ func (q *Queries) ShowIncident(ctx context.Context, arg ShowIncidentParams) (Sho
 		&i.Account,
 		&i.Tags,
 		&i.Count,
+		&i.Findings,
+		&i.Keys,
 		&i.FirstSeen,
 		&i.LastSeen,
 		&i.Assignee,

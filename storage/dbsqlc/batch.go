@@ -13,9 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-var (
-	ErrBatchAlreadyClosed = errors.New("batch already closed")
-)
+var ErrBatchAlreadyClosed = errors.New("batch already closed")
 
 const addEvidence = `-- name: AddEvidence :batchexec
 INSERT INTO evidence_record (tenant, finding_id, incarnation, partition, record_offset, event_time, state, log_type, event_uid, raw)
@@ -217,14 +215,14 @@ func (b *PutRuleVersionBatchResults) Close() error {
 }
 
 const saveIncident = `-- name: SaveIncident :batchexec
-INSERT INTO incident (tenant, id, status, merged_into, opener, rule_id, rule_ids, title, severity, account, tags, count,
+INSERT INTO incident (tenant, id, status, merged_into, opener, rule_id, rule_ids, title, severity, account, tags, count, findings, keys,
     first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-    $13, $14, $15, $16, $17, $18, $19, $20)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+    $15, $16, $17, $18, $19, $20, $21, $22)
 ON CONFLICT (tenant, id) DO UPDATE SET
     status = excluded.status, merged_into = excluded.merged_into, opener = excluded.opener,
     rule_id = excluded.rule_id, rule_ids = excluded.rule_ids, title = excluded.title, severity = excluded.severity,
-    account = excluded.account, tags = excluded.tags, count = excluded.count,
+    account = excluded.account, tags = excluded.tags, count = excluded.count, findings = excluded.findings, keys = excluded.keys,
     first_seen = excluded.first_seen, last_seen = excluded.last_seen, assignee = excluded.assignee,
     version = excluded.version, updated_at = excluded.updated_at,
     acknowledged_at = excluded.acknowledged_at, resolved_at = excluded.resolved_at
@@ -249,6 +247,8 @@ type SaveIncidentParams struct {
 	Account        string
 	Tags           []string
 	Count          int64
+	Findings       int64
+	Keys           int64
 	FirstSeen      int64
 	LastSeen       int64
 	Assignee       string
@@ -275,6 +275,8 @@ func (q *Queries) SaveIncident(ctx context.Context, arg []SaveIncidentParams) *S
 			a.Account,
 			a.Tags,
 			a.Count,
+			a.Findings,
+			a.Keys,
 			a.FirstSeen,
 			a.LastSeen,
 			a.Assignee,

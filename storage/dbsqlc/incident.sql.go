@@ -75,6 +75,24 @@ func (q *Queries) AddEntities(ctx context.Context, arg AddEntitiesParams) error 
 	return err
 }
 
+const addFloods = `-- name: AddFloods :exec
+INSERT INTO flood (tenant, rule_id, at)
+SELECT $1::text, p.rule_id, p.at
+FROM (SELECT unnest($2::text[]) AS rule_id, unnest($3::bigint[]) AS at) AS p
+ON CONFLICT DO NOTHING
+`
+
+type AddFloodsParams struct {
+	Tenant  string
+	RuleIds []string
+	Ats     []int64
+}
+
+func (q *Queries) AddFloods(ctx context.Context, arg AddFloodsParams) error {
+	_, err := q.db.Exec(ctx, addFloods, arg.Tenant, arg.RuleIds, arg.Ats)
+	return err
+}
+
 const addRulesSeen = `-- name: AddRulesSeen :exec
 INSERT INTO entity_day (tenant, type, value, day, rule_id)
 SELECT $1::text, p.type, p.value, p.day, p.rule_id
@@ -260,6 +278,23 @@ func (q *Queries) CountCheckpoints(ctx context.Context) (int64, error) {
 	return count, err
 }
 
+const dropFloods = `-- name: DropFloods :exec
+DELETE FROM flood f
+USING (SELECT unnest($1::text[]) AS rule_id, unnest($2::bigint[]) AS at) AS p
+WHERE f.tenant = $3 AND f.rule_id = p.rule_id AND f.at = p.at
+`
+
+type DropFloodsParams struct {
+	RuleIds []string
+	Ats     []int64
+	Tenant  string
+}
+
+func (q *Queries) DropFloods(ctx context.Context, arg DropFloodsParams) error {
+	_, err := q.db.Exec(ctx, dropFloods, arg.RuleIds, arg.Ats, arg.Tenant)
+	return err
+}
+
 const evidenceHeld = `-- name: EvidenceHeld :many
 SELECT v.tenant, v.finding_id, v.incarnation, v.partition, v.record_offset
 FROM (SELECT unnest($1::text[]) AS tenant, unnest($2::bytea[]) AS finding_id) AS p
@@ -426,6 +461,129 @@ func (q *Queries) FindingLinks(ctx context.Context, arg FindingLinksParams) ([]F
 	return items, nil
 }
 
+const findingTiles = `-- name: FindingTiles :many
+SELECT finding_id, rule_id, at, key FROM finding_tile
+WHERE tenant = $1 AND finding_id = ANY ($2::bytea[])
+`
+
+type FindingTilesParams struct {
+	Tenant     string
+	FindingIds [][]byte
+}
+
+type FindingTilesRow struct {
+	FindingID []byte
+	RuleID    string
+	At        int64
+	Key       []byte
+}
+
+func (q *Queries) FindingTiles(ctx context.Context, arg FindingTilesParams) ([]FindingTilesRow, error) {
+	rows, err := q.db.Query(ctx, findingTiles, arg.Tenant, arg.FindingIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FindingTilesRow
+	for rows.Next() {
+		var i FindingTilesRow
+		if err := rows.Scan(
+			&i.FindingID,
+			&i.RuleID,
+			&i.At,
+			&i.Key,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const floods = `-- name: Floods :many
+SELECT DISTINCT f.rule_id, f.at
+FROM (SELECT unnest($1::text[]) AS rule_id, unnest($2::bigint[]) AS at) AS p
+JOIN flood f ON f.tenant = $3 AND f.rule_id = p.rule_id AND f.at BETWEEN p.at - $4::bigint AND p.at + $4::bigint
+`
+
+type FloodsParams struct {
+	RuleIds []string
+	Ats     []int64
+	Tenant  string
+	Within  int64
+}
+
+type FloodsRow struct {
+	RuleID string
+	At     int64
+}
+
+func (q *Queries) Floods(ctx context.Context, arg FloodsParams) ([]FloodsRow, error) {
+	rows, err := q.db.Query(ctx, floods,
+		arg.RuleIds,
+		arg.Ats,
+		arg.Tenant,
+		arg.Within,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FloodsRow
+	for rows.Next() {
+		var i FloodsRow
+		if err := rows.Scan(&i.RuleID, &i.At); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const incidentKeys = `-- name: IncidentKeys :many
+SELECT f.incident_id::uuid AS incident_id, p.rule_id, count(DISTINCT p.key) AS keys
+FROM finding f JOIN finding_tile p ON p.tenant = f.tenant AND p.finding_id = f.id
+WHERE f.tenant = $1 AND f.incident_id = ANY ($2::uuid[])
+GROUP BY f.incident_id, p.rule_id
+`
+
+type IncidentKeysParams struct {
+	Tenant      string
+	IncidentIds []pgtype.UUID
+}
+
+type IncidentKeysRow struct {
+	IncidentID pgtype.UUID
+	RuleID     string
+	Keys       int64
+}
+
+func (q *Queries) IncidentKeys(ctx context.Context, arg IncidentKeysParams) ([]IncidentKeysRow, error) {
+	rows, err := q.db.Query(ctx, incidentKeys, arg.Tenant, arg.IncidentIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []IncidentKeysRow
+	for rows.Next() {
+		var i IncidentKeysRow
+		if err := rows.Scan(&i.IncidentID, &i.RuleID, &i.Keys); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const incidentLinks = `-- name: IncidentLinks :many
 SELECT l.finding_id, l.link, l.kind, l.first_time, l.last_time, f.incident_id
 FROM finding f JOIN finding_link l ON l.tenant = f.tenant AND l.finding_id = f.id
@@ -462,6 +620,49 @@ func (q *Queries) IncidentLinks(ctx context.Context, arg IncidentLinksParams) ([
 			&i.FirstTime,
 			&i.LastTime,
 			&i.IncidentID,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const incidentTiles = `-- name: IncidentTiles :many
+SELECT p.finding_id, p.rule_id, p.at, p.key
+FROM finding f JOIN finding_tile p ON p.tenant = f.tenant AND p.finding_id = f.id
+WHERE f.tenant = $1 AND f.incident_id = ANY ($2::uuid[])
+`
+
+type IncidentTilesParams struct {
+	Tenant      string
+	IncidentIds []pgtype.UUID
+}
+
+type IncidentTilesRow struct {
+	FindingID []byte
+	RuleID    string
+	At        int64
+	Key       []byte
+}
+
+func (q *Queries) IncidentTiles(ctx context.Context, arg IncidentTilesParams) ([]IncidentTilesRow, error) {
+	rows, err := q.db.Query(ctx, incidentTiles, arg.Tenant, arg.IncidentIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []IncidentTilesRow
+	for rows.Next() {
+		var i IncidentTilesRow
+		if err := rows.Scan(
+			&i.FindingID,
+			&i.RuleID,
+			&i.At,
+			&i.Key,
 		); err != nil {
 			return nil, err
 		}
@@ -575,7 +776,7 @@ func (q *Queries) LockIncidentFindings(ctx context.Context, arg LockIncidentFind
 }
 
 const lockIncidents = `-- name: LockIncidents :many
-SELECT tenant, id, status, merged_into, opener, rule_id, rule_ids, title, severity, account, tags, count, first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at FROM incident WHERE tenant = $1 AND id = ANY ($2::uuid[]) ORDER BY id FOR UPDATE
+SELECT tenant, id, status, merged_into, opener, rule_id, rule_ids, title, severity, account, tags, count, first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at, findings, keys FROM incident WHERE tenant = $1 AND id = ANY ($2::uuid[]) ORDER BY id FOR UPDATE
 `
 
 type LockIncidentsParams struct {
@@ -613,6 +814,8 @@ func (q *Queries) LockIncidents(ctx context.Context, arg LockIncidentsParams) ([
 			&i.UpdatedAt,
 			&i.AcknowledgedAt,
 			&i.ResolvedAt,
+			&i.Findings,
+			&i.Keys,
 		); err != nil {
 			return nil, err
 		}
@@ -977,6 +1180,181 @@ func (q *Queries) SaveLinks(ctx context.Context, arg SaveLinksParams) error {
 		arg.Lasts,
 	)
 	return err
+}
+
+const saveTiles = `-- name: SaveTiles :exec
+INSERT INTO finding_tile (tenant, finding_id, rule_id, at, key)
+SELECT $1::text, p.finding_id, p.rule_id, p.at, p.key
+FROM (SELECT unnest($2::bytea[]) AS finding_id, unnest($3::text[]) AS rule_id, unnest($4::bigint[]) AS at, unnest($5::bytea[]) AS key) AS p
+ON CONFLICT (tenant, finding_id) DO UPDATE SET at = excluded.at
+`
+
+type SaveTilesParams struct {
+	Tenant     string
+	FindingIds [][]byte
+	RuleIds    []string
+	Ats        []int64
+	Keys       [][]byte
+}
+
+func (q *Queries) SaveTiles(ctx context.Context, arg SaveTilesParams) error {
+	_, err := q.db.Exec(ctx, saveTiles,
+		arg.Tenant,
+		arg.FindingIds,
+		arg.RuleIds,
+		arg.Ats,
+		arg.Keys,
+	)
+	return err
+}
+
+const tileIncident = `-- name: TileIncident :many
+SELECT p.rule_id::text AS rule_id, p.at::bigint AS at, g.incident_id::uuid AS incident_id
+FROM (SELECT unnest($1::text[]) AS rule_id, unnest($2::bigint[]) AS at) AS p
+CROSS JOIN LATERAL (
+    SELECT f.incident_id FROM finding_tile t
+    JOIN finding f ON f.tenant = t.tenant AND f.id = t.finding_id
+    JOIN incident i ON i.tenant = f.tenant AND i.id = f.incident_id
+    WHERE t.tenant = $3 AND t.rule_id = p.rule_id AND t.at = p.at
+      AND NOT coalesce(i.resolved_at < $4, false)
+    ORDER BY t.key LIMIT 1
+) g
+`
+
+type TileIncidentParams struct {
+	RuleIds []string
+	Ats     []int64
+	Tenant  string
+	Closed  pgtype.Timestamptz
+}
+
+type TileIncidentRow struct {
+	RuleID     string
+	At         int64
+	IncidentID pgtype.UUID
+}
+
+func (q *Queries) TileIncident(ctx context.Context, arg TileIncidentParams) ([]TileIncidentRow, error) {
+	rows, err := q.db.Query(ctx, tileIncident,
+		arg.RuleIds,
+		arg.Ats,
+		arg.Tenant,
+		arg.Closed,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []TileIncidentRow
+	for rows.Next() {
+		var i TileIncidentRow
+		if err := rows.Scan(&i.RuleID, &i.At, &i.IncidentID); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const tileIncidents = `-- name: TileIncidents :many
+SELECT DISTINCT p.rule_id::text AS rule_id, p.at::bigint AS at, f.incident_id::uuid AS incident_id
+FROM (SELECT unnest($1::text[]) AS rule_id, unnest($2::bigint[]) AS at) AS p
+JOIN finding_tile t ON t.tenant = $3 AND t.rule_id = p.rule_id AND t.at = p.at
+JOIN finding f ON f.tenant = t.tenant AND f.id = t.finding_id
+JOIN incident i ON i.tenant = f.tenant AND i.id = f.incident_id
+WHERE NOT coalesce(i.resolved_at < $4, false)
+`
+
+type TileIncidentsParams struct {
+	RuleIds []string
+	Ats     []int64
+	Tenant  string
+	Closed  pgtype.Timestamptz
+}
+
+type TileIncidentsRow struct {
+	RuleID     string
+	At         int64
+	IncidentID pgtype.UUID
+}
+
+func (q *Queries) TileIncidents(ctx context.Context, arg TileIncidentsParams) ([]TileIncidentsRow, error) {
+	rows, err := q.db.Query(ctx, tileIncidents,
+		arg.RuleIds,
+		arg.Ats,
+		arg.Tenant,
+		arg.Closed,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []TileIncidentsRow
+	for rows.Next() {
+		var i TileIncidentsRow
+		if err := rows.Scan(&i.RuleID, &i.At, &i.IncidentID); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const tileKeys = `-- name: TileKeys :many
+SELECT p.rule_id::text AS rule_id, p.at::bigint AS at, g.n
+FROM (SELECT unnest($1::text[]) AS rule_id, unnest($2::bigint[]) AS at) AS p
+CROSS JOIN LATERAL (
+    SELECT count(*) AS n FROM (
+        SELECT DISTINCT t.key FROM finding_tile t
+        WHERE t.tenant = $3 AND t.rule_id = p.rule_id AND t.at = p.at
+        ORDER BY t.key LIMIT $4::bigint
+    ) k
+) g
+`
+
+type TileKeysParams struct {
+	RuleIds []string
+	Ats     []int64
+	Tenant  string
+	Most    int64
+}
+
+type TileKeysRow struct {
+	RuleID string
+	At     int64
+	N      int64
+}
+
+// In the order of the index, so that it ends at the limit.
+func (q *Queries) TileKeys(ctx context.Context, arg TileKeysParams) ([]TileKeysRow, error) {
+	rows, err := q.db.Query(ctx, tileKeys,
+		arg.RuleIds,
+		arg.Ats,
+		arg.Tenant,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []TileKeysRow
+	for rows.Next() {
+		var i TileKeysRow
+		if err := rows.Scan(&i.RuleID, &i.At, &i.N); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const wantResolve = `-- name: WantResolve :exec

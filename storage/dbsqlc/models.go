@@ -29,6 +29,8 @@ type Incident struct {
 	UpdatedAt      pgtype.Timestamptz
 	AcknowledgedAt pgtype.Timestamptz
 	ResolvedAt     pgtype.Timestamptz
+	Findings       int64
+	Keys           int64
 }
 
 type Intent struct {

@@ -17,10 +17,11 @@ SELECT * FROM intent WHERE tenant = @tenant AND incident_id = @incident_id AND r
 SELECT * FROM incident WHERE tenant = @tenant AND id = @id;
 
 -- name: IncidentEntities :many
-SELECT DISTINCT e.type, e.value
+SELECT e.type, e.value
 FROM finding f JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
 WHERE f.tenant = @tenant AND f.incident_id = @incident_id::uuid
-ORDER BY e.type, e.value
+GROUP BY e.type, e.value
+ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value
 LIMIT @max_rows::bigint;
 
 -- name: IncidentRules :many

@@ -3,16 +3,16 @@ SELECT status, count(*) AS n FROM incident WHERE tenant = @tenant GROUP BY statu
 
 -- name: ShowIncident :one
 SELECT status, CAST(coalesce(CAST(merged_into AS text), '') AS text) AS merged_into, rule_id, rule_ids, title, severity, account, tags,
-    count, first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at
+    count, findings, keys, first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at
 FROM incident
 WHERE tenant = @tenant AND id = CAST(@id::text AS uuid);
 
--- The most frequent entities of each incident.
+-- The most frequent entities of each incident: in the most findings, then events.
 -- name: ShowEntities :many
 SELECT CAST(incident_id AS text) AS incident_id, type, value
 FROM (
     SELECT f.incident_id, e.type, e.value, count(*) AS n,
-        row_number() OVER (PARTITION BY f.incident_id ORDER BY count(*) DESC, e.type, e.value) AS rank
+        row_number() OVER (PARTITION BY f.incident_id ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value) AS rank
     FROM finding f
     JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
     WHERE f.tenant = @tenant AND f.incident_id = ANY (CAST(@ids::text[] AS uuid[]))
@@ -21,8 +21,11 @@ FROM (
 WHERE rank <= @top::bigint
 ORDER BY incident_id, rank;
 
+-- name: CountFindings :one
+SELECT count(*) FROM finding WHERE tenant = @tenant AND incident_id = CAST(@id::text AS uuid);
+
 -- name: ShowFindings :many
-SELECT f.id, f.key, f.count, f.late, f.peak, f.first_time, f.last_time, f.detail, f.verdict, count(*) OVER () AS total,
+SELECT f.id, f.key, f.count, f.late, f.peak, f.first_time, f.last_time, f.detail, f.verdict,
     coalesce(r.rule_id, f.rule_version)::text AS rule_id, coalesce(r.title, '')::text AS title, coalesce(r.level, 2)::smallint AS level,
     coalesce(r.author, '')::text AS author, coalesce(r.license, '')::text AS license, coalesce(r.description, '')::text AS description,
     coalesce(r.rule_references, '{}')::text[] AS rule_references, coalesce(r.tags, '{}')::text[] AS tags,

@@ -139,14 +139,14 @@ WHERE f.tenant = @tenant AND f.incident_id = ANY (@incident_ids::uuid[])
 GROUP BY f.incident_id, f.rule_version, (f.verdict = 'unknown');
 
 -- name: SaveIncident :batchexec
-INSERT INTO incident (tenant, id, status, merged_into, opener, rule_id, rule_ids, title, severity, account, tags, count,
+INSERT INTO incident (tenant, id, status, merged_into, opener, rule_id, rule_ids, title, severity, account, tags, count, findings, keys,
     first_seen, last_seen, assignee, version, opened_at, updated_at, acknowledged_at, resolved_at)
-VALUES (@tenant, @id, @status, @merged_into, @opener, @rule_id, @rule_ids, @title, @severity, @account, @tags, @count,
+VALUES (@tenant, @id, @status, @merged_into, @opener, @rule_id, @rule_ids, @title, @severity, @account, @tags, @count, @findings, @keys,
     @first_seen, @last_seen, @assignee, @version, @opened_at, @updated_at, @acknowledged_at, @resolved_at)
 ON CONFLICT (tenant, id) DO UPDATE SET
     status = excluded.status, merged_into = excluded.merged_into, opener = excluded.opener,
     rule_id = excluded.rule_id, rule_ids = excluded.rule_ids, title = excluded.title, severity = excluded.severity,
-    account = excluded.account, tags = excluded.tags, count = excluded.count,
+    account = excluded.account, tags = excluded.tags, count = excluded.count, findings = excluded.findings, keys = excluded.keys,
     first_seen = excluded.first_seen, last_seen = excluded.last_seen, assignee = excluded.assignee,
     version = excluded.version, updated_at = excluded.updated_at,
     acknowledged_at = excluded.acknowledged_at, resolved_at = excluded.resolved_at;
@@ -207,3 +207,72 @@ JOIN finding f ON f.tenant = p.tenant AND f.id = p.finding_id;
 
 -- name: CountCheckpoints :one
 SELECT count(*) FROM checkpoint;
+
+-- name: FindingTiles :many
+SELECT finding_id, rule_id, at, key FROM finding_tile
+WHERE tenant = @tenant AND finding_id = ANY (@finding_ids::bytea[]);
+
+-- name: IncidentTiles :many
+SELECT p.finding_id, p.rule_id, p.at, p.key
+FROM finding f JOIN finding_tile p ON p.tenant = f.tenant AND p.finding_id = f.id
+WHERE f.tenant = @tenant AND f.incident_id = ANY (@incident_ids::uuid[]);
+
+-- name: SaveTiles :exec
+INSERT INTO finding_tile (tenant, finding_id, rule_id, at, key)
+SELECT @tenant::text, p.finding_id, p.rule_id, p.at, p.key
+FROM (SELECT unnest(@finding_ids::bytea[]) AS finding_id, unnest(@rule_ids::text[]) AS rule_id, unnest(@ats::bigint[]) AS at, unnest(@keys::bytea[]) AS key) AS p
+ON CONFLICT (tenant, finding_id) DO UPDATE SET at = excluded.at;
+
+-- In the order of the index, so that it ends at the limit.
+-- name: TileKeys :many
+SELECT p.rule_id::text AS rule_id, p.at::bigint AS at, g.n
+FROM (SELECT unnest(@rule_ids::text[]) AS rule_id, unnest(@ats::bigint[]) AS at) AS p
+CROSS JOIN LATERAL (
+    SELECT count(*) AS n FROM (
+        SELECT DISTINCT t.key FROM finding_tile t
+        WHERE t.tenant = @tenant AND t.rule_id = p.rule_id AND t.at = p.at
+        ORDER BY t.key LIMIT @most::bigint
+    ) k
+) g;
+
+-- name: TileIncidents :many
+SELECT DISTINCT p.rule_id::text AS rule_id, p.at::bigint AS at, f.incident_id::uuid AS incident_id
+FROM (SELECT unnest(@rule_ids::text[]) AS rule_id, unnest(@ats::bigint[]) AS at) AS p
+JOIN finding_tile t ON t.tenant = @tenant AND t.rule_id = p.rule_id AND t.at = p.at
+JOIN finding f ON f.tenant = t.tenant AND f.id = t.finding_id
+JOIN incident i ON i.tenant = f.tenant AND i.id = f.incident_id
+WHERE NOT coalesce(i.resolved_at < @closed, false);
+
+-- name: TileIncident :many
+SELECT p.rule_id::text AS rule_id, p.at::bigint AS at, g.incident_id::uuid AS incident_id
+FROM (SELECT unnest(@rule_ids::text[]) AS rule_id, unnest(@ats::bigint[]) AS at) AS p
+CROSS JOIN LATERAL (
+    SELECT f.incident_id FROM finding_tile t
+    JOIN finding f ON f.tenant = t.tenant AND f.id = t.finding_id
+    JOIN incident i ON i.tenant = f.tenant AND i.id = f.incident_id
+    WHERE t.tenant = @tenant AND t.rule_id = p.rule_id AND t.at = p.at
+      AND NOT coalesce(i.resolved_at < @closed, false)
+    ORDER BY t.key LIMIT 1
+) g;
+
+-- name: Floods :many
+SELECT DISTINCT f.rule_id, f.at
+FROM (SELECT unnest(@rule_ids::text[]) AS rule_id, unnest(@ats::bigint[]) AS at) AS p
+JOIN flood f ON f.tenant = @tenant AND f.rule_id = p.rule_id AND f.at BETWEEN p.at - @within::bigint AND p.at + @within::bigint;
+
+-- name: AddFloods :exec
+INSERT INTO flood (tenant, rule_id, at)
+SELECT @tenant::text, p.rule_id, p.at
+FROM (SELECT unnest(@rule_ids::text[]) AS rule_id, unnest(@ats::bigint[]) AS at) AS p
+ON CONFLICT DO NOTHING;
+
+-- name: DropFloods :exec
+DELETE FROM flood f
+USING (SELECT unnest(@rule_ids::text[]) AS rule_id, unnest(@ats::bigint[]) AS at) AS p
+WHERE f.tenant = @tenant AND f.rule_id = p.rule_id AND f.at = p.at;
+
+-- name: IncidentKeys :many
+SELECT f.incident_id::uuid AS incident_id, p.rule_id, count(DISTINCT p.key) AS keys
+FROM finding f JOIN finding_tile p ON p.tenant = f.tenant AND p.finding_id = f.id
+WHERE f.tenant = @tenant AND f.incident_id = ANY (@incident_ids::uuid[])
+GROUP BY f.incident_id, p.rule_id;
