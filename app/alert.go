@@ -40,7 +40,7 @@ func (a *App) startAlert() error {
 	if err != nil {
 		return err
 	}
-	a.start(part{name: "assemble", run: assembler.Run})
+	a.start(a.standby.alone(part{name: "assemble", run: assembler.Run}))
 
 	ao := alerting.Options{Store: a.db.Intents(), Logger: a.logger, Registerer: a.registry, Link: a.link}
 	client := alerting.NewClient(alerting.ClientOptions{AllowInsecure: a.cfg.Alerting.AllowInsecure})

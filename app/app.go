@@ -86,6 +86,7 @@ type App struct {
 	appender *stream.LogAppender
 	gens     generations
 	layout   correlate.Layout
+	standby  *standby
 	matcher  *match.Owner // nil without the role
 	sources  atomic.Int32 // partitions of vedette.logs
 	inForce  string       // digest of the generation that this process last put into force
@@ -134,6 +135,7 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 	if err := a.openStores(ctx); err != nil {
 		return nil, err
 	}
+	a.standby = newStandby(a.db, a.registry, a.logger)
 	a.gens = generations{store: a.db, dataDir: a.cfg.DataDir}
 	if err := a.Reload(ctx, a.cfg); err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ func (a *App) startCollect() error {
 		if err != nil {
 			return fmt.Errorf("collector %s: %w", f.Name, err)
 		}
-		a.start(part{name: "collect " + f.Name, run: c.Run})
+		a.start(a.standby.alone(part{name: "collect " + f.Name, run: c.Run}))
 	}
 	return nil
 }

@@ -1,0 +1,180 @@
+package app_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vedette-sec/vedette/api"
+	"github.com/vedette-sec/vedette/app"
+	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/secret"
+)
+
+// childEnv holds what a child process is to run, in JSON.
+const childEnv = "APP_TEST_CHILD"
+
+type childService struct {
+	Config config.Config
+	Secret map[string]string // which do not travel in a config
+	Roles  []app.Role
+}
+
+// TestMain is also the process that gets killed.
+func TestMain(m *testing.M) {
+	if env := os.Getenv(childEnv); env != "" {
+		os.Exit(child(env))
+	}
+	os.Exit(m.Run())
+}
+
+// child runs a service until it is told to stop, which SIGKILL does not do, and says
+// where it listens.
+func child(env string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	var c childService
+	err := json.Unmarshal([]byte(env), &c)
+	if err == nil {
+		c.Config.Postgres.DSN = secret.String(c.Secret["dsn"])
+		for i := range c.Config.Alerting.Receivers {
+			r := &c.Config.Alerting.Receivers[i]
+			r.URL, r.Key = secret.String(c.Secret["url"]), secret.String(c.Secret["key"])
+		}
+		var a *app.App
+		if a, err = app.Start(ctx, app.Options{Config: &c.Config, Roles: c.Roles, Logger: discard, Version: "child"}); err == nil {
+			os.Stdout.WriteString(a.Addr() + "\n")
+			<-ctx.Done()
+			a.Stop()
+			return 0
+		}
+	}
+	os.Stderr.WriteString(err.Error() + "\n")
+	return 1
+}
+
+// process is a service in a process of its own.
+type process struct {
+	cmd  *exec.Cmd
+	addr string
+}
+
+// spawn starts one with s's configuration.
+func (s *system) spawn(roles ...app.Role) *process {
+	s.t.Helper()
+	r := s.cfg.Alerting.Receivers[0]
+	env, err := json.Marshal(childService{Config: *s.cfg, Roles: roles, Secret: map[string]string{
+		"dsn": s.cfg.Postgres.DSN.Reveal(), "url": r.URL.Reveal(), "key": r.Key.Reveal(),
+	}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p := &process{cmd: exec.CommandContext(s.t.Context(), os.Args[0])}
+	p.cmd.Env = append(os.Environ(), childEnv+"="+string(env))
+	p.cmd.Stderr = os.Stderr
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		s.t.Fatalf("child did not start: %v", err)
+	}
+	p.addr = strings.TrimSpace(line)
+	return p
+}
+
+// metric tells whether a process shows a line in its metrics.
+func (s *system) metric(addr, line string) bool {
+	s.t.Helper()
+	res, err := http.Get("http://" + addr + "/metrics")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return strings.Contains(string(b), line+"\n")
+}
+
+// TestActiveAlertKilled: of several processes with the role alert one assembles; when
+// it is killed another goes on within a bounded time, and nothing is told twice.
+func TestActiveAlertKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a lease to end")
+	}
+	t.Parallel()
+	s := start(t)
+	s.app.Stop()
+	a, err := app.Start(context.Background(), app.Options{
+		Config: s.cfg, Roles: []app.Role{app.Match, app.Correlate, app.API}, Logger: discard, Version: "test",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.app = a
+	defer a.Stop()
+
+	const active = `vedette_active{lease="assemble"} 1`
+	first := s.spawn(app.Alert, app.API)
+	s.eventually("the first assembles", func() bool { return s.metric(first.addr, active) })
+	second := s.spawn(app.Alert, app.API)
+	push := func(ip string) {
+		t.Helper()
+		if code, b := s.do("POST", "/v1/logs", api.ScopeIngest, refusals(40, ip, time.Now().Add(-10*time.Minute))); code != 202 {
+			t.Fatalf("push: %d %s", code, b)
+		}
+	}
+	told := func(n int) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.hooks) >= n
+	}
+	push("203.0.113.1")
+	s.eventually("one incident, told", func() bool { return len(s.incidents()) == 1 && told(1) })
+	if s.metric(second.addr, active) {
+		t.Error("both assemble")
+	}
+
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.cmd.Wait(); err == nil {
+		t.Error("the first ended by itself")
+	}
+	killed := time.Now()
+	push("203.0.113.2")
+	s.eventually("another incident, told", func() bool { return len(s.incidents()) == 2 && told(2) })
+	// The lease lasts 8 s, it is looked at every 2 s; the rest is a loaded machine's.
+	if took := time.Since(killed); took > 25*time.Second {
+		t.Errorf("the other went on after %v", took)
+	}
+	if !s.metric(second.addr, active) {
+		t.Error("the second does not say that it assembles")
+	}
+	if err := second.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.cmd.Wait(); err != nil {
+		t.Errorf("the second, told to stop: %v", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.hooks) != 2 {
+		t.Errorf("%d notifications of 2 incidents: %q", len(s.hooks), s.hooks)
+	}
+}
