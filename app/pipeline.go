@@ -28,6 +28,8 @@ func (a *App) startPipeline() error {
 		}
 	}
 	a.start(part{name: "partitions", run: a.widen})
+	w := newWatchdog(a.registry, a.logger)
+	a.start(part{name: "watch", run: func(ctx context.Context) error { return a.watch(ctx, w) }})
 	return nil
 }
 

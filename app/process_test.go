@@ -174,7 +174,25 @@ func TestActiveAlertKilled(t *testing.T) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.hooks) != 2 {
-		t.Errorf("%d notifications of 2 incidents: %q", len(s.hooks), s.hooks)
+	asNew := map[string]int{} // by incident: how often the receiver was told as of something new
+	for _, h := range s.hooks {
+		var body struct {
+			Update   bool
+			Incident struct{ ID string }
+		}
+		if err := json.Unmarshal([]byte(h), &body); err != nil {
+			t.Fatal(err)
+		}
+		if !body.Update {
+			asNew[body.Incident.ID]++
+		}
+	}
+	for id, n := range asNew {
+		if n != 1 {
+			t.Errorf("incident %s was told %d times", id, n)
+		}
+	}
+	if len(asNew) != 2 {
+		t.Errorf("%d incidents were told, want 2", len(asNew))
 	}
 }

@@ -77,7 +77,7 @@ func (db *DB) SchemaState(ctx context.Context) (doctor.SchemaState, error) {
 	err = db.pool.QueryRow(ctx, `
 		SELECT coalesce(string_agg(relname, ', ' ORDER BY relname), '') FROM pg_class
 		WHERE relnamespace = current_schema()::regnamespace
-		AND relname IN ('checkpoint', 'finding', 'incident', 'intent', 'generation', 'layout', 'profile', 'source_position',
+		AND relname IN ('checkpoint', 'finding', 'incident', 'intent', 'generation', 'layout', 'profile', 'source_position', 'lease',
 			'river_job', 'river_migration', 'goose_db_version')
 		AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
 			AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))`).Scan(&s.Denied)
