@@ -27,13 +27,16 @@ type system struct {
 	t      *testing.T
 	cfg    *config.Config
 	app    *app.App
+	broker *devbroker.Broker
+	kafka  devbroker.Options // to start the broker again with
 	tokens map[api.Scope]string
 
 	mu    sync.Mutex
 	hooks []string // bodies received
 }
 
-func start(t *testing.T) *system {
+// start brings the service up, its configuration changed by tweaks.
+func start(t *testing.T, tweaks ...func(*config.Config)) *system {
 	t.Helper()
 	s := &system{t: t, cfg: config.Default(), tokens: map[api.Scope]string{}}
 	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -46,19 +49,21 @@ func start(t *testing.T) *system {
 		s.mu.Unlock()
 	}))
 	t.Cleanup(hook.Close)
-	broker, err := devbroker.Start(devbroker.Options{Logger: discard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Close)
+	s.kafka = devbroker.Options{Logger: discard, Dir: t.TempDir(), NoSync: true}
+	s.startBroker()
+	t.Cleanup(func() { s.broker.Close() })
+	s.kafka.Listen = s.broker.Addr()
 	s.cfg.DataDir = t.TempDir()
-	s.cfg.Kafka.Brokers = []string{broker.Addr()}
+	s.cfg.Kafka.Brokers = []string{s.broker.Addr()}
 	s.cfg.Kafka.LogsPartitions, s.cfg.Kafka.ObservationPartitions, s.cfg.Kafka.Replication = 2, 2, 1
 	s.cfg.Postgres.DSN = secret.String(pgtest.NewDSN(t))
 	s.cfg.API.Listen = "127.0.0.1:0"
 	s.cfg.Alerting.Receivers = []config.Receiver{{
 		Name: "hook", Type: "webhook", URL: secret.String(hook.URL), Key: "a-signing-key-of-enough-length", MinSeverity: "medium",
 	}}
+	for _, tweak := range tweaks {
+		tweak(s.cfg)
+	}
 	s.boot()
 	for _, scope := range []api.Scope{api.ScopeIngest, api.ScopeRead, api.ScopeWrite} {
 		secret, err := s.app.DB().CreateToken(t.Context(), s.cfg.Tenant, string(scope), scope)
@@ -68,6 +73,15 @@ func start(t *testing.T) *system {
 		s.tokens[scope] = secret.Reveal()
 	}
 	return s
+}
+
+func (s *system) startBroker() {
+	s.t.Helper()
+	b, err := devbroker.Start(s.kafka)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.broker = b
 }
 
 var discard = slog.New(slog.DiscardHandler)

@@ -1,0 +1,361 @@
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/vedette-sec/vedette/api"
+	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/secret"
+)
+
+// outage is a run of the service with traffic that goes on while something it
+// needs is away: a client that pushes, and a file that grows.
+type outage struct {
+	*system
+	t    *testing.T
+	logs string    // directory that the file collector watches
+	from time.Time // of the events
+
+	mu     sync.Mutex
+	pushed int            // bodies that were acknowledged
+	filed  int            // bodies written to files
+	codes  map[int]int    // answers to pushes
+	wrong  map[string]int // what no answer may be
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// beset starts the service with its traffic.
+func beset(t *testing.T, tweaks ...func(*config.Config)) *outage {
+	t.Helper()
+	o := &outage{t: t, logs: t.TempDir(), from: time.Now().Add(-10 * time.Minute), codes: map[int]int{}, wrong: map[string]int{}}
+	o.system = start(t, append(tweaks, func(c *config.Config) {
+		c.Collect.Files = []config.FileSource{{Name: "files", Paths: []string{o.logs}, Poll: 50 * time.Millisecond}}
+	})...)
+	t.Cleanup(o.app.Stop)
+	ctx, cancel := context.WithCancel(t.Context())
+	o.cancel = cancel
+	o.done.Go(func() { o.push(ctx) })
+	o.done.Go(func() { o.file(ctx) })
+	t.Cleanup(func() { cancel(); o.done.Wait() })
+	o.eventually("the service is ready and its traffic flows", func() bool {
+		pushed, filed := o.sent()
+		return o.ready("") && pushed > 0 && filed > 0
+	})
+	return o
+}
+
+// addresses is how many of either kind appear; then they come again with what they
+// did before, which counts once.
+const addresses = 12
+
+// body is what one address does, enough for one incident of forty events.
+func (o *outage) body(kind byte, i int) []byte {
+	return refusals(40, fmt.Sprintf("203.0.%d.%d", kind, i%addresses), o.from)
+}
+
+// push sends bodies one after the other, each until it is acknowledged, as clients
+// are told to.
+func (o *outage) push(ctx context.Context) {
+	client := &http.Client{Timeout: 20 * time.Second}
+	for i := 0; ctx.Err() == nil; i++ {
+		b := o.body(113, i)
+		for ctx.Err() == nil {
+			req, err := http.NewRequestWithContext(ctx, "POST", "http://"+o.app.Addr()+"/v1/logs", bytes.NewReader(b))
+			if err != nil {
+				panic(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+o.tokens[api.ScopeIngest])
+			res, err := client.Do(req)
+			if err != nil {
+				if ctx.Err() == nil {
+					o.note(0, err.Error())
+				}
+				continue
+			}
+			answer, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			if res.StatusCode == http.StatusAccepted {
+				o.note(res.StatusCode, "")
+				break
+			}
+			complaint := ""
+			if res.StatusCode != 503 && res.StatusCode != 429 || res.Header.Get("Retry-After") == "" {
+				complaint = fmt.Sprintf("%s, Retry-After %q: %s", res.Status, res.Header.Get("Retry-After"), answer)
+			}
+			o.note(res.StatusCode, complaint)
+			pause(ctx, 100*time.Millisecond)
+		}
+		pause(ctx, 250*time.Millisecond)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d): // paced
+	case <-ctx.Done():
+	}
+}
+
+func (o *outage) note(code int, complaint string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.codes[code]++
+	if code == http.StatusAccepted {
+		o.pushed++
+	}
+	if complaint != "" {
+		o.wrong[complaint]++
+	}
+}
+
+// file writes a file a body.
+func (o *outage) file(ctx context.Context) {
+	for i := 0; ctx.Err() == nil; i++ {
+		name := filepath.Join(o.logs, fmt.Sprintf("%d.json", i))
+		if err := os.WriteFile(name+".tmp", o.body(114, i), 0o600); err != nil {
+			panic(err)
+		}
+		if err := os.Rename(name+".tmp", name); err != nil {
+			panic(err)
+		}
+		o.mu.Lock()
+		o.filed++
+		o.mu.Unlock()
+		pause(ctx, 400*time.Millisecond)
+	}
+}
+
+func (o *outage) sent() (pushed, filed int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pushed, o.filed
+}
+
+func (o *outage) refused() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.codes[503] + o.codes[429]
+}
+
+// ready reports whether /readyz says that all is well or, given a name, that this
+// is what fails.
+func (o *outage) ready(failing string) bool {
+	code, b := o.do("GET", "/readyz", "", nil)
+	if failing == "" {
+		return code == 200
+	}
+	return code == 503 && strings.Contains(string(b), fmt.Sprintf("%q:\"failing\"", failing))
+}
+
+// alive checks what has to hold whatever is away.
+func (o *outage) alive() {
+	o.t.Helper()
+	if code, _ := o.do("GET", "/healthz", "", nil); code != 200 {
+		o.t.Errorf("healthz: %d", code)
+	}
+}
+
+// settle ends the traffic and waits until the service is ready again and has found
+// what it would have found had nothing happened: of each address one incident with
+// all its events, each of which the receiver was told of.
+func (o *outage) settle() {
+	o.t.Helper()
+	o.eventually("ready again", func() bool { return o.ready("") })
+	before, _ := o.sent()
+	o.eventually("pushes are taken again", func() bool { now, _ := o.sent(); return now > before })
+	o.cancel()
+	o.done.Wait()
+	pushed, filed := o.sent()
+	want := map[string]bool{}
+	for i := range min(pushed, addresses) {
+		want[fmt.Sprintf("203.0.113.%d", i)] = true
+	}
+	for i := range min(filed, addresses) {
+		want[fmt.Sprintf("203.0.114.%d", i)] = true
+	}
+	o.eventually(fmt.Sprintf("%d incidents with all their events, and nothing else but of the body being sent at the end", len(want)), func() bool {
+		found := map[string]int64{}
+		for _, in := range o.incidents() {
+			for ip := range strings.FieldsSeq(in.Title) {
+				if strings.HasPrefix(ip, "203.0.") {
+					found[ip] = in.Count
+				}
+			}
+		}
+		for ip := range want {
+			if found[ip] != 40 {
+				return false
+			}
+		}
+		return len(found) <= len(want)+1
+	})
+	o.eventually("the receiver is told of each", func() bool {
+		for ip := range want {
+			if !o.hooked(ip + `"`) && !o.hooked(ip+" ") {
+				return false
+			}
+		}
+		return true
+	})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for complaint, n := range o.wrong {
+		o.t.Errorf("%d pushes were answered with %s", n, complaint)
+	}
+	o.t.Logf("answers to pushes: %v; files: %d", o.codes, filed)
+}
+
+// TestKafkaAway: the broker goes for a while and comes back with what it had.
+func TestKafkaAway(t *testing.T) {
+	o := beset(t)
+	o.broker.Close()
+	o.eventually("readiness names Kafka", func() bool { return o.ready("kafka") })
+	o.eventually("pushes are refused", func() bool { return o.refused() > 2 })
+	o.eventually("that files cannot be appended is counted", func() bool { return o.metric("vedette_file_errors_total") > 0 })
+	o.alive()
+	if n := o.metric("vedette_produce_errors_total"); n == 0 {
+		t.Error("failed produces are not counted")
+	}
+	o.startBroker()
+	o.settle()
+}
+
+// TestPostgresAway: connections are ended by the server, then cut and refused, then
+// nothing goes through any more.
+func TestPostgresAway(t *testing.T) {
+	var p *proxy
+	var direct string
+	o := beset(t, func(c *config.Config) {
+		direct = c.Postgres.DSN.Reveal()
+		var dsn string
+		p, dsn = pgProxy(t, direct)
+		c.Postgres.DSN = secret.String(dsn)
+	})
+	admin, err := pgx.Connect(t.Context(), direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(context.Background())
+	for range 3 {
+		var ended int
+		if err := admin.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+			WHERE datname = current_database() AND pid <> pg_backend_pid()`).Scan(&ended); err != nil {
+			t.Fatal(err)
+		}
+		if ended == 0 {
+			t.Error("there was no connection to end")
+		}
+		before, _ := o.sent()
+		o.eventually("pushes go on", func() bool { now, _ := o.sent(); return now > before+1 })
+	}
+
+	for name, fail := range map[string]func(){"cut": p.cut, "hung": p.hang} {
+		fail()
+		o.eventually(name+": readiness names Postgres", func() bool { return o.ready("postgres") })
+		o.alive()
+		p.heal()
+		o.eventually(name+": ready again", func() bool { return o.ready("") })
+	}
+	o.settle()
+}
+
+// metric sums the samples of a metric.
+func (o *outage) metric(name string) float64 {
+	o.t.Helper()
+	fs, err := o.app.Metrics().Gather()
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range fs {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return sum
+}
+
+// TestPostgresFull: the disk that holds the tables is full for a while.
+func TestPostgresFull(t *testing.T) {
+	disk := smallDisk(t)
+	o := beset(t, func(c *config.Config) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(c.Postgres.DSN.Reveal(), "postgres:///"), "?")
+		disk.hold(t, name)
+	})
+	disk.fill(t)
+	failures := func() float64 {
+		return o.metric("vedette_correlate_restarts_total") + o.metric("vedette_assembler_failures_total") + o.metric("vedette_file_errors_total")
+	}
+	before := failures()
+	o.eventually("what cannot be written is counted", func() bool { return failures() > before })
+	o.alive()
+	disk.empty(t)
+	o.settle()
+}
+
+// TestRuleThatMatchesEverything: a rule that fires for each record costs a row an
+// hour, not a row an event, its incident counts exactly, and the receiver is told of
+// it, not of each event.
+func TestRuleThatMatchesEverything(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "everything.yml"), []byte(`title: Everything
+id: 5f8a1b8e-8d5c-4a7f-9c9e-0d6a4f2b7c11
+status: test
+level: high
+author: Test
+logsource: {product: vedette, service: aws.apigateway}
+detection:
+  any: {http_request.http_method: POST}
+  condition: any
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, func(c *config.Config) {
+		c.Rules.Shipped, c.Rules.Paths = false, []string{dir}
+	})
+	defer s.app.Stop()
+	from := time.Now().Add(-10 * time.Minute).Truncate(time.Hour)
+	const bodies, lines = 20, 250
+	for i := range bodies {
+		if code, b := s.do("POST", "/v1/logs", api.ScopeIngest, refusals(lines, fmt.Sprintf("203.0.113.%d", i%3), from.Add(time.Duration(i)*time.Second))); code != 202 {
+			t.Fatalf("push: %d %s", code, b)
+		}
+	}
+	o := &outage{system: s, t: t}
+	var counted int64
+	s.eventually("every event is counted", func() bool {
+		counted = 0
+		for _, in := range s.incidents() {
+			counted += in.Count
+		}
+		return counted == bodies*lines
+	})
+	if n := len(s.incidents()); n > 3 {
+		t.Errorf("%d incidents, want one for each of the three addresses at most", n)
+	}
+	if n := o.metric("vedette_storage_finding_rows_total"); n > bodies*lines/10 {
+		t.Errorf("%v rows of findings were written for %d events", n, bodies*lines)
+	}
+	s.eventually("the receiver is told", func() bool { return s.hooked("trigger") })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.hooks) > bodies {
+		t.Errorf("the receiver was told %d times", len(s.hooks))
+	}
+}
