@@ -320,14 +320,18 @@ func TestRetentionTooShort(t *testing.T) {
 	cfg.Kafka.LogsPartitions, cfg.Kafka.ObservationPartitions, cfg.Kafka.Replication = 1, 1, 1
 	cfg.Postgres.DSN = secret.String(pgtest.NewDSN(t))
 	cfg.API.Listen = "127.0.0.1:0"
-	a, err := app.Start(t.Context(), app.Options{Config: cfg, Logger: discard, Version: "test", Retention: app.Retention{Age: time.Hour}})
-	if err == nil {
-		a.Stop()
-		t.Fatal("it starts")
-	}
-	for _, want := range []string{"vedette.observations is kept 1h0m0s", "the rules need ", "retention.ms to "} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("error %q, want %q in it", err, want)
+	for _, roles := range [][]app.Role{nil, {app.Correlate}} {
+		a, err := app.Start(t.Context(), app.Options{
+			Config: cfg, Roles: roles, Logger: discard, Version: "test", Retention: app.Retention{Age: time.Hour},
+		})
+		if err == nil {
+			a.Stop()
+			t.Fatalf("it starts, roles %v", roles)
+		}
+		for _, want := range []string{"vedette.observations is kept 1h0m0s", "the rules need ", "retention.ms to "} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("roles %v: error %q, want %q in it", roles, err, want)
+			}
 		}
 	}
 }

@@ -177,10 +177,11 @@ func writeWhole(name string, b []byte) (err error) {
 // say into force from a recorded place in the log on. If anything of it does not
 // load or cannot run, what is in force stays, and the error says what is wrong.
 // Nothing else of c is looked at. It is the business of the processes that match:
-// any other does nothing.
+// one that only correlates looks whether the rules' windows could be rebuilt, any
+// other does nothing.
 func (a *App) Reload(ctx context.Context, c *config.Config) error {
 	if !a.has(Match) {
-		return nil
+		return a.checkRules(ctx, c.Rules)
 	}
 	gen, warnings, err := newGeneration(c.Rules, c.Enrich, a.cfg.DataDir)
 	if err != nil {
@@ -232,6 +233,23 @@ func (a *App) enforce(ctx context.Context, first int32, digest string) error {
 	}
 	a.inForce = digest
 	return nil
+}
+
+// checkRules checks, for a process that correlates the observations of others, that
+// they are kept as long as the configured rules need.
+func (a *App) checkRules(ctx context.Context, c config.Rules) error {
+	if !a.has(Correlate) {
+		return nil
+	}
+	sources, _, err := RuleSources(c)
+	if err != nil {
+		return err
+	}
+	set, _, err := rule.FromSources(sources)
+	if err != nil {
+		return fmt.Errorf("rules: %w", err)
+	}
+	return a.checkRetention(ctx, set)
 }
 
 // generationStore is where generations are kept by digest: Postgres.

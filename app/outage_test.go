@@ -293,6 +293,9 @@ func (o *outage) metric(name string) float64 {
 
 // TestPostgresFull: the disk that holds the tables is full for a while.
 func TestPostgresFull(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes half a minute until nothing can be written any more")
+	}
 	disk := smallDisk(t)
 	o := beset(t, func(c *config.Config) {
 		name, _, _ := strings.Cut(strings.TrimPrefix(c.Postgres.DSN.Reveal(), "postgres:///"), "?")
