@@ -204,7 +204,7 @@ func (o *outage) settle() {
 	})
 	o.eventually("the receiver is told of each", func() bool {
 		for ip := range want {
-			if !o.hooked(ip + `"`) && !o.hooked(ip+" ") {
+			if !o.hooked(ip+`"`) && !o.hooked(ip+" ") {
 				return false
 			}
 		}

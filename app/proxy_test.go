@@ -147,4 +147,3 @@ func (p *proxy) close() {
 	p.cut()
 	p.done.Wait()
 }
-
