@@ -155,18 +155,23 @@ func (b *bucket) add(o *detect.Observation, n *baseline) {
 		b.over.add(o.Number)
 		return
 	}
-	b.events = append(b.events, bucketEvent{
+	b.keep(n.salt, bucketEvent{
 		Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
 		number:   o.Number, ref: ref, late: n.isLate(o),
 	})
+}
+
+// keep adds an event that find did not find.
+func (b *bucket) keep(salt uint64, ev bucketEvent) {
+	b.events = append(b.events, ev)
 	if 4*len(b.events) > 3*len(b.index) {
 		b.index = make([]uint32, max(16, 2*len(b.index)))
 		for i := range b.events {
-			b.place(n.salt, i)
+			b.place(salt, i)
 		}
 		return
 	}
-	b.place(n.salt, len(b.events)-1)
+	b.place(salt, len(b.events)-1)
 }
 
 // find looks for an event among those kept.

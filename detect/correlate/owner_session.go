@@ -512,3 +512,5 @@ func (e *Engine) pending() int {
 }
 
 func (b *base) pending() int { return len(b.deltas.list) }
+
+func (n *unmatched) pending() int { return len(n.deltas.list) + len(n.unlisted.list) }

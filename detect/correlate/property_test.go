@@ -249,7 +249,7 @@ func TestPropertyNoticesFaults(t *testing.T) {
 	for f := sound + 1; f < numFaults; f++ {
 		t.Run(f.String(), func(t *testing.T) {
 			ks := []kind{windows}
-			if f == withoutProfiles || f == flushNothing {
+			if f == withoutProfiles || f == flushNothing || f == snapshotBeyond {
 				ks = learned
 			}
 			if !notices(f, ks...) {

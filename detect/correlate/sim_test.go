@@ -1,7 +1,9 @@
 package correlate_test
 
 import (
+	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -157,6 +159,14 @@ type ledger struct {
 	pages    map[string]correlate.Page
 	mark     correlate.Mark
 	marks    []correlate.Mark
+
+	snapshots []snapshot // beside the ledger
+}
+
+// snapshot is a file that an owner wrote, behind a checkpoint or not.
+type snapshot struct {
+	position    int64
+	state, data []byte
 }
 
 func newLedger() *ledger {
@@ -202,6 +212,9 @@ const (
 	flushNothing          // a checkpoint forgets the pages
 	noDedupe              // each delivery is taken for an event of its own
 	arrivalTime           // windows on the append stamp, not on event time
+	snapshotBeyond        // a snapshot is used of a place behind the checkpoint
+	snapshotOnly          // what stands between a snapshot and the checkpoint is not read
+	snapshotLive          // it is read, but not silently
 	numFaults
 )
 
@@ -209,6 +222,7 @@ func (f fault) String() string {
 	return [...]string{
 		"sound", "vector of the checkpoint on rebuild", "rebuild is live", "no rebuild", "newest mark",
 		"profiles not restored", "profiles not committed", "no dedupe", "arrival time",
+		"snapshot beyond the checkpoint", "snapshot without what follows", "live behind a snapshot",
 	}[f]
 }
 
@@ -237,7 +251,7 @@ func (s *sim) engine(t fataler) *correlate.Engine {
 }
 
 // takeOver makes an engine that goes on at the ledger's checkpoint.
-func (s *sim) takeOver(t fataler, l *ledger, log []detect.Section, f fault) *correlate.Engine {
+func (s *sim) takeOver(t fataler, r *rand.Rand, l *ledger, log []detect.Section, f fault) *correlate.Engine {
 	must := func(err error) {
 		if err != nil {
 			t.Fatal(err)
@@ -252,11 +266,20 @@ func (s *sim) takeOver(t fataler, l *ledger, log []detect.Section, f fault) *cor
 			from = m
 		}
 	}
-	e = s.engine(t)
 	var pages []correlate.Page
 	for _, k := range slices.Sorted(mapKeys(l.pages)) {
 		pages = append(pages, l.pages[k])
 	}
+	if e, at := s.load(t, r, l, pages, f); e != nil {
+		for i := at; i < l.mark.Position && f != snapshotOnly; i++ {
+			e.Apply(&log[i], f != snapshotLive)
+		}
+		if f == sound && string(e.State()) != string(l.mark.State) {
+			t.Fatalf("behind the snapshot the state is not the checkpoint's")
+		}
+		return e
+	}
+	e = s.engine(t)
 	if f != withoutProfiles {
 		must(e.Restore(pages))
 	}
@@ -275,6 +298,53 @@ func (s *sim) takeOver(t fataler, l *ledger, log []detect.Section, f fault) *cor
 		t.Fatalf("after the rebuild the state is not the checkpoint's")
 	}
 	return e
+}
+
+// load makes an engine with the windows of some snapshot, and says where it
+// stands; nil: without.
+func (s *sim) load(t fataler, r *rand.Rand, l *ledger, pages []correlate.Page, f fault) (*correlate.Engine, int64) {
+	if f != sound && f != snapshotBeyond && f != snapshotOnly && f != snapshotLive || len(l.snapshots) == 0 || r.IntN(3) == 0 {
+		return nil, 0
+	}
+	at := pick(r, l.snapshots...)
+	if f == snapshotBeyond {
+		at = l.snapshots[len(l.snapshots)-1]
+	} else if at.position > l.mark.Position {
+		return nil, 0
+	}
+	load := func(data []byte) (*correlate.Engine, error) {
+		e := s.engine(t)
+		if err := e.Restore(pages); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Reset(at.state); err != nil {
+			t.Fatal(err)
+		}
+		return e, e.Load(bytes.NewReader(data))
+	}
+	if r.IntN(4) == 0 {
+		broken := slices.Clone(at.data)
+		switch i := r.IntN(len(broken)); r.IntN(3) {
+		case 0:
+			broken[i] ^= byte(in(r, 1, 255))
+		case 1:
+			broken = broken[:i]
+		default: // of another place
+			if other := pick(r, l.snapshots...); string(other.state) != string(at.state) {
+				broken = other.data
+			} else {
+				broken = nil
+			}
+		}
+		if _, err := load(broken); !errors.Is(err, correlate.ErrSnapshot) {
+			t.Fatalf("a broken snapshot is taken: %v", err)
+		}
+	}
+	e, err := load(at.data)
+	if err != nil {
+		t.Fatalf("a snapshot of the same place is refused: %v", err)
+	}
+	return e, at.position
 }
 
 // run reads the log with crashes and returns the ledger. Each section travels
@@ -303,13 +373,20 @@ func (s *sim) run(t fataler, r *rand.Rand, log []detect.Section, crashes bool, f
 		if !crashes {
 			continue
 		}
+		if r.IntN(3) == 0 {
+			// Findings that are not committed do not go into one.
+			var b bytes.Buffer
+			if e.Snapshot(&b) == nil {
+				l.snapshots = append(l.snapshots, snapshot{pos, e.State(), b.Bytes()})
+			}
+		}
 		switch in(r, 0, 11) {
 		case 0, 1:
 			l.commit(e, pos, s.limit, false, reach[pos])
 		case 2, 3:
 			l.commit(e, pos, s.limit, true, reach[pos])
 		case 4, 5:
-			e = s.takeOver(t, l, wire, f)
+			e = s.takeOver(t, r, l, wire, f)
 			pos = l.mark.Position
 			if r.IntN(2) == 0 { // else it may go round for ever
 				to := min(int64(len(wire)), pos+8)

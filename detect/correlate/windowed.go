@@ -22,19 +22,22 @@ const (
 // temporal_ordered: they differ in what they measure over a window.
 type windowed struct {
 	*base
-	op      rule.Op
-	value   float64
-	pane    int64
-	m       int // panes of a window
-	gen     int64
-	salt    uint64
-	labels  bool // value_count
-	byRef   bool // temporal: an event counts for each ref
-	ordered bool
-	all     uint64 // bits of all refs, for temporal
-	settled bool   // fires when settled, not at once
-	due     heap[dueJudge]
-	tables  []*table // few: two, and what sources ahead of A bring
+	op     rule.Op
+	value  float64
+	pane   int64
+	m      int // panes of a window
+	gen    int64
+	salt   uint64
+	labels bool // value_count
+	// labelKey is that of the labels' hashes. Unlike the seed it goes into snapshots:
+	// of a label only its hash is kept.
+	labelKey [2]uint64
+	byRef    bool // temporal: an event counts for each ref
+	ordered  bool
+	all      uint64 // bits of all refs, for temporal
+	settled  bool   // fires when settled, not at once
+	due      heap[dueJudge]
+	tables   []*table // few: two, and what sources ahead of A bring
 
 	full    []byte // key being applied
 	touched []touch
@@ -72,6 +75,7 @@ func newWindowed(b *base) (*windowed, error) {
 	}
 	w.m = int((int64(b.c.Timespan) + w.pane - 1) / w.pane)
 	w.salt = maphash.String(b.seed, "salt")
+	w.labelKey = [2]uint64{maphash.String(b.seed, "label"), maphash.String(b.seed, "label key")}
 	switch b.c.Type {
 	case rule.ValueCount:
 		w.labels = true
@@ -197,7 +201,7 @@ func (w *windowed) observe(c *cursor, o *detect.Observation) {
 	q := floorDiv(o.Time, w.pane)
 	var aux uint64
 	if w.labels {
-		aux = maphash.String(w.seed, o.Label)
+		aux = sipHash(w.labelKey, o.Label)
 	}
 	src := w.e.src
 	disc := w.disc(o, aux)
