@@ -42,9 +42,15 @@ type OwnerOptions struct {
 	CommitEvery  time.Duration // between checkpoints; 1 s if zero
 	FindingDelay time.Duration // from a new finding to its checkpoint; 100 ms if zero
 	MarkEvery    time.Duration // between marks; 5 s if zero
-	MaxRows      int           // findings in the making at which a checkpoint is written at once; 1000 if zero
-	Metrics      *Metrics      // may be nil
-	Logger       *slog.Logger  // slog.Default if nil
+	// Snapshots is where the windows go now and then, so that whoever takes over need
+	// not rebuild them from the log. nil: nowhere.
+	Snapshots      *Snapshots
+	SnapshotEvery  time.Duration // 5 min if zero
+	SnapshotAtStop bool          // write one, behind a last checkpoint, when Run's ctx ends
+
+	MaxRows int          // findings in the making at which a checkpoint is written at once; 1000 if zero
+	Metrics *Metrics     // may be nil
+	Logger  *slog.Logger // slog.Default if nil
 }
 
 func (o *OwnerOptions) validate() error {
@@ -59,6 +65,9 @@ func (o *OwnerOptions) validate() error {
 	}
 	if o.MarkEvery <= 0 {
 		o.MarkEvery = 5 * time.Second
+	}
+	if o.SnapshotEvery <= 0 {
+		o.SnapshotEvery = 5 * time.Minute
 	}
 	if o.MaxRows <= 0 {
 		o.MaxRows = 1000
@@ -106,6 +115,7 @@ func (o *Owner) Run(ctx context.Context) error {
 		o.o.Metrics.Live.WithLabelValues(o.label).Set(0)
 		o.o.Metrics.Lag.DeleteLabelValues(o.label) // whoever has the partition next tells
 		o.o.Metrics.Clock.DeleteLabelValues(o.label)
+		o.o.Metrics.SnapshotBytes.DeleteLabelValues(o.label)
 	}()
 	backoff := minBackoff
 	for ctx.Err() == nil {

@@ -19,6 +19,10 @@ type Metrics struct {
 	Lag          *prometheus.GaugeVec // messages not read yet, by partition
 	Clock        *prometheus.GaugeVec // A in seconds since the Unix epoch, by partition
 	Live         *prometheus.GaugeVec // 1 once rebuilt, by partition
+
+	Snapshots     *prometheus.CounterVec // by outcome: written, failed, too_large, used, refused
+	SnapshotPause prometheus.Histogram   // in which nothing is applied
+	SnapshotBytes *prometheus.GaugeVec   // of the last one written, by partition
 }
 
 // NewMetrics registers the metrics on r, which may be nil.
@@ -51,10 +55,15 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Lag:          gauge("lag_messages", "Messages of vedette.observations not read yet."),
 		Clock:        gauge("clock_timestamp_seconds", "A, the least append stamp that all sources have reached."),
 		Live:         gauge("live", "1 if the partition has been rebuilt."),
+
+		Snapshots:     counterBy("snapshots_total", "Snapshots of windows, by what became of them.", "outcome"),
+		SnapshotPause: histogram("snapshot_pause_seconds", "Time in which nothing was applied because a snapshot was gathered.", .001, .005, .01, .05, .1, .25, .5, 1, 5),
+		SnapshotBytes: gauge("snapshot_bytes", "Size of the snapshot written last."),
 	}
 	if r != nil {
 		r.MustRegister(m.Sections, m.Observations, m.Engine, m.Findings, m.Pages, m.Commits, m.CommitTime, m.RebuildTime,
-			m.Lost, m.Mismatches, m.Rewinds, m.Restarts, m.Lag, m.Clock, m.Live)
+			m.Lost, m.Mismatches, m.Rewinds, m.Restarts, m.Lag, m.Clock, m.Live,
+			m.Snapshots, m.SnapshotPause, m.SnapshotBytes)
 	}
 	return m
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,6 +34,10 @@ type session struct {
 	marked   time.Time
 	rewound  map[detect.Source]rewound
 	messages int64 // end of the log, as last heard
+
+	snapped time.Time   // when the last snapshot was gathered
+	writing atomic.Bool // one is being written
+	spawn   func(func() error)
 }
 
 // rewound is what match was asked for last.
@@ -47,14 +52,16 @@ func (s *session) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
+	s.spawn = g.Go
 	reads := make(chan read, 2)
 	g.Go(func() error { return s.owner.read(ctx, from, cp.Mark.Position, reads) })
 	g.Go(func() error {
 		if err := s.rebuild(ctx, cp, reads); err != nil {
 			return err
 		}
-		return s.work(ctx, reads)
+		return s.work(ctx, parent, reads)
 	})
 	return g.Wait()
 }
@@ -97,6 +104,10 @@ func (s *session) takeOver(ctx context.Context) (cp Checkpoint, from int64, err 
 		s.marks = append(s.marks, mark{m, reach(&c)})
 	}
 	begin := usable(s.marks, there)
+	if e, f, at := s.fromSnapshot(ctx, cp, begin.Position); e != nil {
+		s.engine, s.inForce, s.position = e, f, at
+		return cp, at, nil
+	}
 	if s.engine, s.inForce, err = s.engineAt(ctx, begin.State); err != nil {
 		return cp, 0, fmt.Errorf("mark at %d: %w", begin.Position, err)
 	}
@@ -284,7 +295,7 @@ func (s *session) arrive(ctx context.Context, cp Checkpoint) error {
 		}
 	}
 	s.counted = s.engine.Stats()
-	s.marked = time.Now()
+	s.marked, s.snapped = time.Now(), time.Now()
 	o.o.Metrics.RebuildTime.Observe(time.Since(s.started).Seconds())
 	o.o.Metrics.Live.WithLabelValues(o.label).Set(1)
 	o.log.Info("correlate is live", "position", s.position, "epoch", s.epoch, "rebuild", time.Since(s.started))
@@ -293,8 +304,9 @@ func (s *session) arrive(ctx context.Context, cp Checkpoint) error {
 
 func (s *session) state() []byte { return s.inForce.append(nil, s.engine.State()) }
 
-// work applies what comes and writes checkpoints.
-func (s *session) work(ctx context.Context, reads <-chan read) error {
+// work applies what comes and writes checkpoints. parent says whether the end of ctx
+// is that of the owner.
+func (s *session) work(ctx, parent context.Context, reads <-chan read) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -311,6 +323,11 @@ func (s *session) work(ctx context.Context, reads <-chan read) error {
 			}
 		case <-due:
 		case <-ctx.Done():
+			// Here, and nowhere else, everything that was read is applied or has not begun
+			// to be.
+			if parent.Err() != nil {
+				s.leave(parent)
+			}
 			return ctx.Err()
 		}
 		if at, ok := s.due(); ok && !time.Now().Before(at) {
@@ -444,7 +461,8 @@ func (s *session) commit(ctx context.Context) error {
 		Mark:      Mark{Position: s.position, Clock: s.engine.Clock(), State: s.state(), Last: s.last},
 	}
 	c.Findings, c.Pages = s.engine.Flush()
-	if s.markDue(c.Mark.Clock) {
+	snapshot := s.snapshotDue() && c.Mark.Clock != never
+	if s.markDue(c.Mark.Clock) || snapshot {
 		c.SaveMark = true
 		s.marks = append(s.marks, mark{c.Mark, reach(&s.engine.c)})
 		s.marked = time.Now()
@@ -480,6 +498,13 @@ func (s *session) commit(ctx context.Context) error {
 	s.counted = now
 	if c.Mark.Clock != never {
 		m.Clock.WithLabelValues(o.label).Set(float64(c.Mark.Clock) / 1e9)
+	}
+	if snapshot {
+		write := s.snapshot(c.Mark)
+		s.spawn(func() error {
+			write()
+			return nil
+		})
 	}
 	return nil
 }

@@ -360,9 +360,18 @@ func generations(t testing.TB) map[string]*rule.Set {
 }
 
 // TestOwnerKilled: owners are killed at random instants, overlap, lose answers
-// and sections; findings and profiles are those of an owner that nothing befell.
+// and sections, and go on from snapshots, damaged ones among them; findings and
+// profiles are those of an owner that nothing befell.
 func TestOwnerKilled(t *testing.T) {
 	sets := generations(t)
+	metrics := correlate.NewMetrics(nil)
+	defer func() {
+		for _, outcome := range []string{"written", "used", "refused"} {
+			if testutil.ToFloat64(metrics.Snapshots.WithLabelValues(outcome)) == 0 {
+				t.Errorf("no snapshot was %s", outcome)
+			}
+		}
+	}()
 	for seed := range uint64(8) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -404,9 +413,21 @@ func TestOwnerKilled(t *testing.T) {
 					}
 					return nil, nil
 				}
+				dir := t.TempDir()
+				options := func(seed uint64) correlate.OwnerOptions {
+					o := p.options(seed)
+					o.Metrics = metrics
+					if rnd.IntN(4) > 0 {
+						o.Snapshots, o.SnapshotEvery, o.SnapshotAtStop = openSnapshots(t, dir), 50*time.Millisecond, rnd.IntN(3) == 0
+					}
+					return o
+				}
 				var stops []func() error
 				for range 25 {
-					stops = append(stops, run(t, p.options(rnd.Uint64())))
+					if rnd.IntN(4) == 0 {
+						damage(t, dir, rnd)
+					}
+					stops = append(stops, run(t, options(rnd.Uint64())))
 					time.Sleep(time.Duration(rnd.IntN(120)) * time.Millisecond) // of the bubble's time
 					if len(stops) > rnd.IntN(3) {
 						if err := stops[0](); err != nil && !errors.Is(err, correlate.ErrFenced) {
@@ -415,7 +436,7 @@ func TestOwnerKilled(t *testing.T) {
 						stops = stops[1:]
 					}
 				}
-				stops = append(stops, run(t, p.options(1)))
+				stops = append(stops, run(t, options(1)))
 				p.mu.Lock()
 				p.fail = nil
 				p.mu.Unlock()

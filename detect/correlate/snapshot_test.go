@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/detect/rule"
 )
@@ -142,16 +143,21 @@ func TestSnapshotOfOthersIsRefused(t *testing.T) {
 
 // Whatever is in a file, loading it comes to an end, and what follows does not fall over.
 func FuzzSnapshot(f *testing.F) {
-	ks := kinds()
-	for i, k := range ks {
-		_, _, data := filled(f, k, 7)
+	type target struct {
+		s     *sim
+		state []byte
+		log   []detect.Section
+	}
+	var targets []target
+	for i, k := range kinds() {
+		s, e, data := filled(f, k, 7)
+		targets = append(targets, target{s, e.State(), s.log(rand.New(rand.NewPCG(1, 2)), 0)})
 		f.Add(uint8(i), data)
 	}
 	f.Fuzz(func(t *testing.T, which uint8, data []byte) {
-		k := ks[int(which)%len(ks)]
-		s, e, _ := filled(t, k, 7)
-		to := s.engine(t)
-		if err := to.Reset(e.State()); err != nil {
+		at := targets[int(which)%len(targets)]
+		to := at.s.engine(t)
+		if err := to.Reset(at.state); err != nil {
 			t.Fatal(err)
 		}
 		if err := to.Load(bytes.NewReader(correlate.Reframe(data))); err != nil {
@@ -160,11 +166,13 @@ func FuzzSnapshot(f *testing.F) {
 			}
 			return
 		}
-		log := s.log(rand.New(rand.NewPCG(1, 2)), 0)
-		for i := range log {
-			to.Apply(&log[i], false)
+		for i := range at.log {
+			to.Apply(&at.log[i], false)
 		}
 		to.Finish()
 		to.Flush()
+		if n := to.Stats().Panics; n > 0 {
+			t.Fatalf("%d rules failed: %+v", n, to.Faults())
+		}
 	})
 }

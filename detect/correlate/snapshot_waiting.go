@@ -180,6 +180,10 @@ func (n *baseline) load(r *snapshotReader) {
 		b.counts = [2]int{int(r.below(math.MaxInt64)), int(r.below(math.MaxInt64))}
 		for c := r.uvarint(); c > 0 && r.err == nil; c-- {
 			at, times := int32(r.varint()), uint32(r.below(math.MaxUint32))
+			if at != math.MinInt32 && (at < bucketOf(1e-9)-1 || at > bucketOf(math.MaxFloat64)) {
+				r.fail()
+				return
+			}
 			if b.over.count == nil {
 				b.over.count = map[int32]uint32{}
 			}
