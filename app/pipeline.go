@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/vedette-sec/vedette/detect/correlate"
@@ -89,6 +90,14 @@ func (a *App) startCorrelate(metrics *stream.GroupMetrics) error {
 	rewinds := correlate.NewRewinds(a.db, a.logger)
 	a.start(part{name: "rewinds", run: rewinds.Run})
 	counted := correlate.NewMetrics(a.registry)
+	var snapshots *correlate.Snapshots
+	if a.cfg.Snapshots.Every > 0 {
+		var err error
+		if snapshots, err = correlate.OpenSnapshots(filepath.Join(a.cfg.DataDir, "snapshots"), a.layout.Topic, int64(a.cfg.Snapshots.MaxSize)); err != nil {
+			// They are a cache: without them a takeover takes longer.
+			a.logger.Warn("no snapshots of windows are kept", "err", err)
+		}
+	}
 	return a.share(Correlate, a.layout.Topic, metrics, func(ctx context.Context, l *stream.Lease) error {
 		o, err := correlate.NewOwner(correlate.OwnerOptions{
 			Partition: l.Partition,
@@ -97,6 +106,7 @@ func (a *App) startCorrelate(metrics *stream.GroupMetrics) error {
 				return a.kafka.NewReader(stream.ReaderOptions{Topic: a.layout.Topic, Partition: l.Partition, Offset: offset})
 			},
 			Ledger: a.db, Generations: correlating{a.gens}, Rewind: rewinds.Ask, Confirm: l.Confirm,
+			Snapshots: snapshots, SnapshotEvery: a.cfg.Snapshots.Every, SnapshotAtStop: true,
 			Metrics: counted, Logger: a.logger,
 		})
 		if err != nil {

@@ -32,9 +32,18 @@ type Config struct {
 	API       API       `yaml:"api"`
 	Rules     Rules     `yaml:"rules"`
 	Enrich    Enrich    `yaml:"enrich"`
+	Snapshots Snapshots `yaml:"snapshots"`
 	Collect   Collect   `yaml:"collect"`
 	Incidents Incidents `yaml:"incidents"`
 	Alerting  Alerting  `yaml:"alerting"`
+}
+
+// Snapshots are copies of what correlate holds in its windows, in the data
+// directory's snapshots folder: who takes a partition over goes on from one instead of
+// reading the observations again. They are a cache.
+type Snapshots struct {
+	Every   time.Duration `yaml:"every"`    // between two of a partition, and one when the service stops; 0s writes none. Default 5m.
+	MaxSize Bytes         `yaml:"max_size"` // of one; of larger windows none is written. Default 1GiB.
 }
 
 // Log says how the process logs, to standard error.
@@ -171,6 +180,7 @@ func Default() *Config {
 		Postgres:  Postgres{MaxConnections: 20},
 		API:       API{Listen: "127.0.0.1:8080", MaxBody: 32 << 20, MaxInFlight: 128 << 20},
 		Rules:     Rules{Shipped: true},
+		Snapshots: Snapshots{Every: 5 * time.Minute, MaxSize: 1 << 30},
 		Incidents: Incidents{JoinWindow: 30 * time.Minute, FloodKeys: 50, Evidence: 10},
 	}
 }
@@ -243,6 +253,10 @@ func (c *Config) validate(required bool, fail func(key, format string, args ...a
 	if c.API.MaxInFlight < c.API.MaxBody {
 		fail("api.max_in_flight", "want at least api.max_body (%d), got %d", c.API.MaxBody, c.API.MaxInFlight)
 	}
+	if c.Snapshots.Every != 0 && c.Snapshots.Every < 10*time.Second {
+		fail("snapshots.every", "want 10s or more, or 0s for none, got %s", c.Snapshots.Every)
+	}
+	positive("snapshots.max_size", int64(c.Snapshots.MaxSize))
 	names := map[string]bool{}
 	for i := range c.Collect.Files {
 		f := &c.Collect.Files[i]
