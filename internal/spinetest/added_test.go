@@ -1,9 +1,11 @@
 package spinetest
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/stream"
 )
 
@@ -22,11 +24,18 @@ func TestPartitionsAdded(t *testing.T) {
 	}
 	t.Logf("seed %d: repeat with -spine.seed=%d", seed, seed)
 	ctx := within(t, 3*time.Minute)
-	const first, then, last, steps = 2, 4, 5, 400
-	s, db, c, w := shareSite(t, ctx, first, steps, seed)
-	s.obs, s.first = 2, first
+	s, db, c, w := shareSite(t, ctx, addedFirst, addedSteps, seed)
+	partitionsAdded(t, ctx, s, db, c, w, hurried())
+}
 
-	share := hurried()
+// addedFirst is how many partitions of either topic there are before any is added,
+// addedSteps how many are written in all.
+const addedFirst, addedSteps = 2, 400
+
+func partitionsAdded(t *testing.T, ctx context.Context, s *site, db *storage.DB, c *stream.Client, w *writer, share *stream.GroupOptions) {
+	t.Helper()
+	const then, last, steps = 4, 5, addedSteps
+	s.first = addedFirst
 	share.Watch = 100 * time.Millisecond
 	join := func() *member {
 		t.Helper()

@@ -25,7 +25,8 @@ type childSite struct {
 	Brokers           []string
 	Observations, DSN string
 	Logs, Obs         int
-	Share             bool // join the groups instead of taking everything
+	// Session is that of the groups to join; zero: take everything.
+	Session time.Duration
 }
 
 // TestMain is also the process that gets killed.
@@ -65,8 +66,12 @@ func child(env string) int {
 		defer db.Close()
 		defer c.Close()
 		o := crewOptions{every: 30 * time.Millisecond, faults: &faults{}}
-		if cs.Share {
+		switch cs.Session {
+		case 0:
+		case hurried().Session:
 			o.share = hurried()
+		default:
+			o.share = patient()
 		}
 		w, err := s.start(db, c, o)
 		if err != nil {

@@ -55,6 +55,13 @@ func (m *member) leave() error {
 	return err
 }
 
+// patient is membership as a real Kafka allows it: it notices within six seconds.
+func patient() *stream.GroupOptions {
+	return &stream.GroupOptions{
+		Session: 6 * time.Second, Rebalance: 6 * time.Second, Heartbeat: 200 * time.Millisecond, Leave: 2 * time.Second,
+	}
+}
+
 // shareSite is a deployment with n partitions of either topic and a writer to it.
 func shareSite(t *testing.T, ctx context.Context, n, steps int, seed uint64) (*site, *storage.DB, *stream.Client, *writer) {
 	t.Helper()
@@ -65,8 +72,13 @@ func shareSite(t *testing.T, ctx context.Context, n, steps int, seed uint64) (*s
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
+	return shareSiteOn(t, ctx, []string{b.Addr()}, n, steps, seed)
+}
+
+func shareSiteOn(t *testing.T, ctx context.Context, brokers []string, n, steps int, seed uint64) (*site, *storage.DB, *stream.Client, *writer) {
+	t.Helper()
 	s := &site{
-		brokers: []string{b.Addr()}, observations: "shared.observations", dsn: pgtest.NewDSN(t), gens: newGenerations(t), log: quiet(),
+		brokers: brokers, observations: "shared.observations", dsn: pgtest.NewDSN(t), gens: newGenerations(t), log: quiet(),
 		logs: n, obs: n,
 	}
 	db, c := open(t, ctx, s)
@@ -95,6 +107,7 @@ func write(ctx context.Context, w *writer, d time.Duration) <-chan error {
 // incidents are those of one process that nothing befell, on any number of
 // partitions.
 func TestShared(t *testing.T) {
+	t.Parallel() // with others that mostly wait
 	counts := []int{1, 4, 16}
 	steps, lasts := 700, 5*time.Second
 	if testing.Short() {
@@ -102,6 +115,7 @@ func TestShared(t *testing.T) {
 	}
 	for _, n := range counts {
 		t.Run(fmt.Sprint(n, " partitions"), func(t *testing.T) {
+			t.Parallel()
 			seed := *seedFlag
 			if seed == 0 {
 				seed = uint64(time.Now().UnixNano())
@@ -197,9 +211,18 @@ func TestProcessesShare(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(seed, 8))
 	ctx := within(t, 3*time.Minute)
 	s, db, c, w := shareSite(t, ctx, 4, 700, seed)
-	done := write(ctx, w, 6*time.Second)
+	processesShare(t, ctx, s, db, c, rnd, write(ctx, w, 6*time.Second), hurried(), 700*time.Millisecond)
+}
 
-	env, err := json.Marshal(childSite{Brokers: s.brokers, Observations: s.observations, DSN: s.dsn, Logs: s.logs, Obs: s.obs, Share: true})
+// processesShare starts, stops and kills processes, at most pause apart, for as long
+// as is written.
+func processesShare(
+	t *testing.T, ctx context.Context, s *site, db *storage.DB, c *stream.Client, rnd *rand.Rand, done <-chan error,
+	share *stream.GroupOptions, pause time.Duration,
+) {
+	t.Helper()
+
+	env, err := json.Marshal(childSite{Brokers: s.brokers, Observations: s.observations, DSN: s.dsn, Logs: s.logs, Obs: s.obs, Session: share.Session})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +234,7 @@ func TestProcessesShare(t *testing.T) {
 				t.Fatal(err)
 			}
 			writing = false
-		case <-time.After(time.Duration(rnd.IntN(700)) * time.Millisecond): // any instant will do: that is the test
+		case <-time.After(time.Duration(rnd.Int64N(int64(pause)))): // any instant will do: that is the test
 		}
 		if len(children) < 2 || len(children) == 2 && rnd.IntN(2) == 0 {
 			children = append(children, spawn(t, ctx, env))
