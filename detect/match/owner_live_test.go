@@ -106,3 +106,40 @@ func TestOwnerWaitsHoweverMuchItReads(t *testing.T) {
 		}
 	})
 }
+
+// TestTicksOfSeveralProcesses: each process that appends ticks what it has left silent
+// itself, by its own clock. However many do, and however far their clocks are apart,
+// nothing changes but how often the log says that time has passed.
+func TestTicksOfSeveralProcesses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		run := func(others int) []applied {
+			w := newWorld(t, 1, 2)
+			w.mu.Lock()
+			for i := range 100 {
+				at := base.Add(time.Duration(i) * time.Second)
+				for other := range others {
+					w.add(0, at.Add(-time.Duration(other)*7*time.Second), stream.LogMessage{Kind: stream.KindTick})
+				}
+				w.record(0, at, at, "GetUser", "AccessDenied")
+			}
+			w.mu.Unlock()
+			_, stop := start(t, w.options())
+			w.until(t, w.saved)
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			return w.apply(t)
+		}
+		alone, many := run(0), run(3)
+		for p := range alone {
+			if len(alone[p].obs) != len(many[p].obs) {
+				t.Errorf("partition %d: %d observations with ticks of many, %d without", p, len(many[p].obs), len(alone[p].obs))
+			}
+			for s, clock := range alone[p].clock {
+				if many[p].clock[s] != clock {
+					t.Errorf("partition %d: the clock ends at %d with ticks of many, at %d without", p, many[p].clock[s], clock)
+				}
+			}
+		}
+	})
+}
