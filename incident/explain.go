@@ -17,6 +17,10 @@ type detail struct {
 	Count     *float64 `json:"count"`
 	Distinct  *float64 `json:"distinct"`
 	Rules     *float64 `json:"rules"`
+	Sum       *float64 `json:"sum"`
+	Average   *float64 `json:"average"`
+	AtRank    *float64 `json:"at_percentile"`
+	Rank      float64  `json:"percentile"`
 	Op        string   `json:"op"`
 	Threshold float64  `json:"threshold"`
 	Window    string   `json:"window"`
@@ -68,6 +72,12 @@ func Explain(f detect.Finding, r Rule) string {
 		s = explainNewValue(d, about)
 	case d.Distinct != nil:
 		s = number(*d.Distinct) + " different values of " + fallback(d.Field, "the field counted") + " in " + duration(d.Window) + about + threshold(d)
+	case d.Sum != nil:
+		s = d.Field + " adds up to " + number(*d.Sum) + " in " + duration(d.Window) + about + threshold(d)
+	case d.Average != nil:
+		s = d.Field + " is " + number(*d.Average) + " on average in " + duration(d.Window) + about + threshold(d)
+	case d.AtRank != nil:
+		s = number(d.Rank) + " % of events have a " + d.Field + " of " + number(*d.AtRank) + " or less in " + duration(d.Window) + about + threshold(d)
 	case d.Rules != nil:
 		s = "events of " + number(*d.Rules) + " rules within " + duration(d.Window) + about
 	case d.Count != nil && (d.Threshold > 1 || d.Op != ""):

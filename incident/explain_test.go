@@ -36,6 +36,20 @@ func TestExplain(t *testing.T) {
 				"The rule fires on at least 20 events within 10m.",
 		},
 		{
+			"sum",
+			incident.Rule{GroupBy: []string{"src_endpoint.ip"}},
+			[]string{"198.51.100.77"},
+			detect.Finding{Count: 83, Last: at + 300*sec, Detail: `{"sum":1234567,"field":"bytes","op":"gt","threshold":1000000,"window":"5m0s"}`},
+			"Bytes adds up to 1,234,567 in 5m from 198.51.100.77 (threshold: more than 1,000,000), from 2026-03-02 10:00:00 to 10:05:00 UTC.",
+		},
+		{
+			"percentile",
+			incident.Rule{GroupBy: []string{"src_endpoint.ip"}},
+			[]string{"198.51.100.77"},
+			detect.Finding{Count: 83, Last: at + 300*sec, Detail: `{"at_percentile":3200,"percentile":95,"field":"duration","op":"gte","threshold":3000,"window":"5m0s"}`},
+			"95 % of events have a duration of 3,200 or less in 5m from 198.51.100.77 (threshold 3,000), from 2026-03-02 10:00:00 to 10:05:00 UTC.",
+		},
+		{
 			"some came late",
 			incident.Rule{GroupBy: []string{"src_endpoint.ip"}},
 			[]string{"198.51.100.77"},

@@ -21,6 +21,7 @@ type base struct {
 	types   []event.Type // that the rules it refers to read
 	late    int64        // the greatest lateness of the types, or the rule's own
 	keep    time.Duration
+	least   float64 // the peak of a delta that has none
 	seed    maphash.Seed
 	tenants []string
 	deltas  deltas
@@ -173,7 +174,7 @@ func (b *base) get(full []byte, tile int64) *delta {
 	f := &delta{Finding: detect.Finding{
 		ID:     detect.NewFindingID(tenant, b.r.Version, key, tile),
 		Tenant: tenant, RuleVersion: b.r.Version, Key: key, Tile: tile,
-		First: always, Last: never,
+		Peak: b.least, First: always, Last: never,
 	}}
 	d.index[deltaKey{key: d.known, tile: tile}] = f
 	d.list = append(d.list, f)

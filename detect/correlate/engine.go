@@ -208,7 +208,7 @@ func (e *Engine) newDetector(r *rule.Rule) (detector, error) {
 	}
 	defer func() { e.keep = max(e.keep, b.keep) }() // the type may need more
 	switch c := r.Correlation; c.Type {
-	case rule.EventCount, rule.ValueCount, rule.Temporal, rule.TemporalOrdered:
+	case rule.EventCount, rule.ValueCount, rule.ValueSum, rule.ValueAvg, rule.ValuePercentile, rule.Temporal, rule.TemporalOrdered:
 		return newWindowed(b)
 	case rule.NewValue:
 		return newNewValue(b), nil

@@ -14,7 +14,7 @@ func (w *windowed) evaluate(t touch) {
 	p := t.t.pane(t.slot, t.q)
 	full := t.t.keys.key(t.slot)
 	if p.hot {
-		w.fire(t.t, p, w.delta(full, t.q), 0)
+		w.fire(t.t, p, w.delta(full, t.q), w.least)
 	}
 	if !t.fresh {
 		return
@@ -43,7 +43,7 @@ func (w *windowed) view(full []byte, q int64, ts [3]*table, slots [3]uint32) {
 			events += t.slots.at(slots[i]).events
 		}
 	}
-	if float64(events) < w.value {
+	if !w.numbers && float64(events) < w.value {
 		return
 	}
 	if !w.collect(q, ts, slots) {
@@ -91,7 +91,7 @@ func (w *windowed) judge(d dueJudge) {
 	}
 	w.collect(d.q, ts, slots)
 	w.measure()
-	peak, hot := 0.0, false
+	peak, hot := w.least, false
 	for _, v := range w.win {
 		if compare(v, w.op, w.value) {
 			peak, hot = max(peak, v), true
@@ -142,6 +142,8 @@ func (w *windowed) measure() {
 	switch {
 	case w.labels:
 		w.measureLabels()
+	case w.numbers:
+		w.measureNumbers()
 	case w.ordered:
 		w.measureOrdered()
 	case w.byRef:

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"sort"
+	"strconv"
 	"time"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -67,6 +68,42 @@ func measureOf(c *rule.Correlation, evs []simEvent) float64 {
 			labels[ev.label] = true
 		}
 		return float64(len(labels))
+	case rule.ValueSum, rule.ValueAvg:
+		pane := max(int64(time.Second), int64(c.Timespan)/60)
+		byPane := map[int64][]float64{}
+		n := 0
+		for _, ev := range distinct(evs) {
+			if c.Type == rule.ValueSum && !c.Signed {
+				ev.number = max(ev.number, 0)
+			}
+			byPane[div(ev.time, pane)] = append(byPane[div(ev.time, pane)], ev.number)
+			n++
+		}
+		sum := 0.0
+		for _, q := range slices.Sorted(mapKeys(byPane)) {
+			slices.Sort(byPane[q])
+			here := 0.0
+			for _, v := range byPane[q] {
+				here += v
+			}
+			sum += here
+		}
+		if c.Type == rule.ValueAvg {
+			return sum / float64(n)
+		}
+		return sum
+	case rule.ValuePercentile:
+		var vs []float64
+		for _, ev := range distinct(evs) {
+			vs = append(vs, ev.number)
+		}
+		slices.Sort(vs)
+		for i, v := range vs {
+			if float64(100*(i+1)) >= c.Percentile*float64(len(vs)) {
+				return v
+			}
+		}
+		panic("no events")
 	case rule.Temporal:
 		refs := map[uint8]bool{}
 		for _, ev := range evs {
@@ -118,22 +155,30 @@ func modelWindowed(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer,
 					in = append(in, panes[k]...)
 				}
 				if v := measureOf(c, in); holds(v, c.Op, c.Value) {
+					if !any {
+						best = v
+					}
 					best, any = max(best, v), true
 				}
 			}
 			if any {
 				tile := div(q*pane, size) * size
 				hot[tile] = append(hot[tile], here...)
-				peak[tile] = max(peak[tile], best)
+				if old, ok := peak[tile]; !ok || best > old {
+					peak[tile] = best
+				}
 			}
 		}
 		for tile, in := range hot {
-			what := map[rule.CorrelationType]string{rule.EventCount: "count", rule.ValueCount: "distinct", rule.Temporal: "rules", rule.TemporalOrdered: "rules"}[c.Type]
-			detail := fmt.Sprintf(`{"%s":%v`, what, peak[tile])
+			what := map[rule.CorrelationType]string{rule.EventCount: "count", rule.ValueCount: "distinct", rule.Temporal: "rules", rule.TemporalOrdered: "rules", rule.ValueSum: "sum", rule.ValueAvg: "average", rule.ValuePercentile: "at_percentile"}[c.Type]
+			detail := fmt.Sprintf(`{"%s":%s`, what, strconv.FormatFloat(peak[tile], 'f', -1, 64))
+			if c.Percentile > 0 {
+				detail += fmt.Sprintf(`,"percentile":%v`, c.Percentile)
+			}
 			if c.Field != "" {
 				detail += fmt.Sprintf(`,"field":"%s"`, c.Field)
 			}
-			if c.Op != rule.OpGTE {
+			if c.Op != rule.OpGTE || c.Signed || c.Type == rule.ValueAvg || c.Type == rule.ValuePercentile {
 				detail += fmt.Sprintf(`,"op":"%s"`, c.Op)
 			}
 			detail += fmt.Sprintf(`,"threshold":%v,"window":"%s"}`, c.Value, c.Timespan)

@@ -209,7 +209,7 @@ func (w *windowed) insert(t *table, slot uint32, p *pane, o *detect.Observation,
 	i, e := t.entries.add()
 	*e = w.pack(o, p.q, src, echo)
 	e.next = p.head
-	if w.labels || w.byRef {
+	if w.labels || w.byRef || w.numbers {
 		_, a := t.aux.add()
 		*a = aux
 	}

@@ -78,6 +78,12 @@ func kinds() []kind {
 		{"event_count_eq", count(rule.OpEQ, 4), burst(1, 1, 1), onTime, modelWindowed, nil, false, false},
 		{"value_count_gte", newRule(rule.Correlation{Type: rule.ValueCount, Timespan: time.Minute, Op: rule.OpGTE, Value: 4, Field: "f"}, 1), burst(1, 6, 1), late, modelWindowed, nil, false, false},
 		{"value_count_lte", newRule(rule.Correlation{Type: rule.ValueCount, Timespan: time.Minute, Op: rule.OpLTE, Value: 2, Field: "f"}, 1), burst(1, 6, 1), onTime, modelWindowed, nil, false, false},
+		{"value_sum_gte", sums(rule.ValueSum, rule.OpGTE, 30), amounts(burst), late, modelWindowed, nil, false, false},
+		{"value_sum_lt", sums(rule.ValueSum, rule.OpLT, 4), amounts(burst), onTime, modelWindowed, nil, false, false},
+		{"value_sum_signed", signed(sums(rule.ValueSum, rule.OpGT, 25)), amounts(burst), onTime, modelWindowed, nil, false, false},
+		{"value_avg", sums(rule.ValueAvg, rule.OpGTE, 6), amounts(burst), onTime, modelWindowed, nil, false, false},
+		{"value_avg_lt", sums(rule.ValueAvg, rule.OpLT, 1), amounts(burst), onTime, modelWindowed, nil, false, false},
+		{"value_percentile", sums(rule.ValuePercentile, rule.OpGT, 7), amounts(burst), onTime, modelWindowed, nil, false, false},
 		{"temporal", newRule(rule.Correlation{Type: rule.Temporal, Timespan: time.Minute, Op: rule.OpGTE, Value: 3}, 3), burst(3, 1, 2), late, modelWindowed, nil, false, false},
 		{"temporal_ordered", newRule(rule.Correlation{Type: rule.TemporalOrdered, Timespan: time.Minute, Op: rule.OpGTE, Value: 3}, 3), burst(3, 1, 2), late, modelWindowed, nil, false, false},
 		{"new_value", newRule(rule.Correlation{Type: rule.NewValue, Field: "country", Learning: 4 * time.Hour, Forget: 30 * time.Hour}, 1), visits, onTime, modelNewValue, nil, false, false},
@@ -95,6 +101,30 @@ func kinds() []kind {
 		{"unmatched_unknown", newRule(rule.Correlation{
 			Type: rule.Unmatched, Timespan: 2 * time.Minute, Before: time.Minute, Hold: 2 * time.Hour, Unknown: []string{"r2", "r3"},
 		}, 4), joins(3), onTime, modelUnmatched, nil, false, false},
+	}
+}
+
+func sums(t rule.CorrelationType, op rule.Op, n float64) *rule.Rule {
+	c := rule.Correlation{Type: t, Timespan: time.Minute, Op: op, Value: n, Field: "f"}
+	if t == rule.ValuePercentile {
+		c.Percentile = 70
+	}
+	return newRule(c, 1)
+}
+
+func signed(r *rule.Rule) *rule.Rule {
+	r.Correlation.Signed = true
+	return r
+}
+
+// amounts gives events numbers that no binary fraction is equal to, some negative.
+func amounts(burst func(refs, labels, ids int) func(*rand.Rand, int) []simEvent) func(*rand.Rand, int) []simEvent {
+	return func(r *rand.Rand, n int) []simEvent {
+		evs := burst(1, 1, 1)(r, n)
+		for i := range evs {
+			evs[i].number = float64(in(r, -40, 120)) / 10
+		}
+		return evs
 	}
 }
 

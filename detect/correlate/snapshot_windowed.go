@@ -62,7 +62,7 @@ func (w *windowed) snapshotPane(s *snapshotWriter, t *table, p *pane, chain []ui
 		s.uvarint(e.where)
 		s.fixed32(e.crc)
 		s.fixed64(e.id)
-		if w.labels {
+		if w.labels || w.numbers {
 			s.fixed64(*t.aux.at(chain[k]))
 		}
 	}
@@ -138,7 +138,7 @@ func (w *windowed) loadPane(r *snapshotReader, t *table, slot uint32) {
 		e := entry{where: r.uvarint(), crc: r.fixed32(), id: r.fixed64(), next: p.head}
 		var aux uint64
 		switch {
-		case w.labels:
+		case w.labels, w.numbers:
 			aux = r.fixed64()
 		case w.byRef:
 			aux = t.refs(p) | 1<<e.ref()
@@ -149,7 +149,7 @@ func (w *windowed) loadPane(r *snapshotReader, t *table, slot uint32) {
 		e.at = at<<16 | uint64(uint16(r.sources[src]))
 		i, to := t.entries.add()
 		*to = e
-		if w.labels || w.byRef {
+		if w.labels || w.byRef || w.numbers {
 			_, a := t.aux.add()
 			*a = aux
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -29,6 +30,8 @@ type windowed struct {
 	gen    int64
 	salt   uint64
 	labels bool // value_count
+	// numbers is set for value_sum, value_avg and value_percentile.
+	numbers bool
 	// labelKey is that of the labels' hashes. Unlike the seed it goes into snapshots:
 	// of a label only its hash is kept.
 	labelKey [2]uint64
@@ -49,6 +52,8 @@ type windowed struct {
 	win    []float64
 	best   []float64
 	pairs  []labelAt
+	nums   []numberAt
+	sums   []float64
 	events []orderedEvent
 }
 
@@ -79,6 +84,8 @@ func newWindowed(b *base) (*windowed, error) {
 	switch b.c.Type {
 	case rule.ValueCount:
 		w.labels = true
+	case rule.ValueSum, rule.ValueAvg, rule.ValuePercentile:
+		w.newNumbers()
 	case rule.Temporal, rule.TemporalOrdered:
 		if n := len(b.c.Rules); n > 64 {
 			return nil, fmt.Errorf("%s of %d rules: at most 64 are supported", b.c.Type, n)
@@ -91,9 +98,11 @@ func newWindowed(b *base) (*windowed, error) {
 	case rule.OpGT, rule.OpGTE:
 	case rule.OpLT, rule.OpLTE, rule.OpEQ, rule.OpNEQ:
 		w.settled = true
-		b.keep += originHold // what waits to settle has to be kept meanwhile
 	default:
 		return nil, fmt.Errorf("operator %q is not supported", w.op)
+	}
+	if w.settled {
+		b.keep += originHold // what waits to settle has to be kept meanwhile
 	}
 	w.due.less = func(a, b dueJudge) bool { return a.q < b.q }
 	w.gen = int64(b.keep)
@@ -106,10 +115,13 @@ func newWindowed(b *base) (*windowed, error) {
 // disc tells observations of one event apart: by label where labels are counted,
 // by ref where each rule counts.
 func (w *windowed) disc(o *detect.Observation, aux uint64) uint64 {
-	if w.byRef {
+	switch {
+	case w.byRef:
 		return uint64(o.Ref & 63)
+	case w.labels:
+		return aux
 	}
-	return aux
+	return 0
 }
 
 func (w *windowed) discOf(t *table, i uint32) uint64 {
@@ -200,8 +212,11 @@ func (w *windowed) generation(stamp int64) int64 {
 func (w *windowed) observe(c *cursor, o *detect.Observation) {
 	q := floorDiv(o.Time, w.pane)
 	var aux uint64
-	if w.labels {
+	switch {
+	case w.labels:
 		aux = sipHash(w.labelKey, o.Label)
+	case w.numbers:
+		aux = w.numberOf(o)
 	}
 	src := w.e.src
 	disc := w.disc(o, aux)
@@ -374,13 +389,21 @@ func (w *windowed) restore(Page) error {
 
 // detail explains the peak.
 func (w *windowed) detail(d *delta) string {
+	if math.IsInf(d.Peak, -1) {
+		return "" // it only adds to what has a peak
+	}
 	b := []byte(`{"`)
 	b = append(b, map[rule.CorrelationType]string{
 		rule.EventCount: "count", rule.ValueCount: "distinct", rule.Temporal: "rules", rule.TemporalOrdered: "rules",
+		rule.ValueSum: "sum", rule.ValueAvg: "average", rule.ValuePercentile: "at_percentile",
 	}[w.c.Type]...)
 	b = append(b, `":`...)
 	b = strconv.AppendFloat(b, d.Peak, 'f', -1, 64)
-	if w.labels {
+	if w.c.Type == rule.ValuePercentile {
+		b = append(b, `,"percentile":`...)
+		b = strconv.AppendFloat(b, w.c.Percentile, 'f', -1, 64)
+	}
+	if w.labels || w.numbers {
 		b = appendField(b, "field", w.c.Field)
 	}
 	if w.settled || w.op == rule.OpGT {

@@ -60,11 +60,11 @@ func (c *compiler) feed(r *rule.Rule, ref int) feed {
 	switch cor.Type {
 	case rule.ValueCount, rule.NewValue:
 		f.label = resolve(cor.Field)
+	case rule.ValueSum, rule.ValueAvg, rule.ValuePercentile:
+		c.numberOf(&f, resolve(cor.Field))
 	case rule.Baseline:
 		if cor.Measure != "ratio" {
-			f.number = resolve(cor.Field)
-			fld := &c.fields[f.number]
-			f.duration = fld.kind == attrField && fld.attr == event.AttrDuration
+			c.numberOf(&f, resolve(cor.Field))
 		}
 	case rule.Unmatched:
 		for _, name := range cor.JoinFields(ref) {
@@ -72,6 +72,13 @@ func (c *compiler) feed(r *rule.Rule, ref int) feed {
 		}
 	}
 	return f
+}
+
+// numberOf has f take its number from a field.
+func (c *compiler) numberOf(f *feed, field int32) {
+	f.number = field
+	fld := &c.fields[field]
+	f.duration = fld.kind == attrField && fld.attr == event.AttrDuration
 }
 
 // Observe matches an event and hands sink what each match contributes to the

@@ -176,6 +176,18 @@ func TestObserve(t *testing.T) {
 			[]observed{{Rule: "C", Key: "k", Number: 12.5}},
 		},
 		{
+			"sum",
+			[]string{raw("A", "{eventName: get}"), correlation("C", "{type: value_sum, rules: [A], group-by: [x], timespan: 5m, condition: {field: y, gt: 3}}")},
+			`,"x":"k","y":-12.5`,
+			[]observed{{Rule: "C", Key: "k", Number: -12.5}},
+		},
+		{
+			"percentile of no number",
+			[]string{raw("A", "{eventName: get}"), correlation("C", "{type: value_percentile, rules: [A], group-by: [x], timespan: 5m, condition: {field: y, gt: 3, percentile: 95}}")},
+			`,"x":"k","y":"many"`,
+			nil,
+		},
+		{
 			"baseline of no number",
 			[]string{raw("A", "{eventName: get}"), correlation("C", "{type: vedette.baseline, rules: [A], group-by: [x], timespan: 5m, vedette: {measure: p95, field: y}}")},
 			`,"x":"k","y":"many"`,

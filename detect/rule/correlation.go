@@ -67,7 +67,12 @@ func parseCorrelation(n *yaml.Node) (*Correlation, []reference, error) {
 // complete reads what depends on the type: the condition and our own parameters.
 func (c *Correlation) complete(n, condition, own *yaml.Node, rules int) error {
 	ours := strings.HasPrefix(string(c.Type), "vedette.")
-	if !ours {
+	switch {
+	case c.Type == ValueSum:
+		if err := c.readParameters(own, boolParameter("signed", &c.Signed)); err != nil {
+			return err
+		}
+	case !ours:
 		if err := c.readParameters(own); err != nil {
 			return err
 		}
@@ -76,15 +81,18 @@ func (c *Correlation) complete(n, condition, own *yaml.Node, rules int) error {
 		return at(n, "correlation: want a timespan such as 10m")
 	}
 	switch c.Type {
-	case EventCount, ValueCount:
+	case EventCount, ValueCount, ValueSum, ValueAvg, ValuePercentile:
 		if condition == nil {
 			return at(n, "correlation: want a condition such as gte: 10")
 		}
 		if err := c.parseCondition(condition); err != nil {
 			return err
 		}
-		if c.Type == ValueCount && c.Field == "" {
-			return at(condition, "condition: value_count wants a field whose values are counted")
+		if c.Type != EventCount && c.Field == "" {
+			return at(condition, "condition: %s wants a field whose values it takes", c.Type)
+		}
+		if c.Type == ValuePercentile && c.Percentile == 0 {
+			return at(condition, "condition: value_percentile wants a percentile, such as percentile: 95")
 		}
 		if c.Type == EventCount && c.Field != "" {
 			return at(condition, "condition: event_count takes no field; to count the values of %s use value_count", c.Field)
@@ -107,12 +115,12 @@ func correlationType(n *yaml.Node) (CorrelationType, error) {
 		return "", err
 	}
 	switch t := CorrelationType(s); t {
-	case EventCount, ValueCount, Temporal, TemporalOrdered, NewValue, Baseline, Unmatched:
+	case EventCount, ValueCount, ValueSum, ValueAvg, ValuePercentile, Temporal, TemporalOrdered, NewValue, Baseline, Unmatched:
 		return t, nil
 	}
-	const known = "event_count, value_count, temporal, temporal_ordered, vedette.new_value, vedette.baseline, vedette.unmatched"
+	const known = "event_count, value_count, value_sum, value_avg, value_percentile, temporal, temporal_ordered, vedette.new_value, vedette.baseline, vedette.unmatched"
 	switch s {
-	case "value_sum", "value_avg", "value_percentile", "value_median",
+	case "value_median",
 		"temporal_extended", "temporal_ordered_extended", "vedette.geo_velocity", "vedette.silence":
 		return "", at(n, "type: %s is not supported yet; supported are %s", s, known)
 	}
@@ -252,6 +260,18 @@ func (c *Correlation) parseCondition(n *yaml.Node) error {
 				return err
 			}
 			c.Op, c.Value = op, v
+		case "percentile":
+			if c.Type != ValuePercentile {
+				return atLine(e.line, "condition: percentile belongs to value_percentile, not to %s", c.Type)
+			}
+			v, err := number(e.value, "condition: percentile")
+			if err != nil {
+				return err
+			}
+			if v == 0 || v > 100 {
+				return at(e.value, "condition: percentile: want more than 0 and at most 100, not %v", v)
+			}
+			c.Percentile = v
 		case "field":
 			fs, err := fieldNames(e.value, "condition: field")
 			if err != nil {
@@ -323,6 +343,8 @@ func (c *Correlation) String() string {
 		fmt.Fprintf(&b, "%s within %s", quantity(c.Op, c.Value, "event"), shortDuration(c.Timespan))
 	case ValueCount:
 		fmt.Fprintf(&b, "%s of %s within %s", quantity(c.Op, c.Value, "distinct value"), c.Field, shortDuration(c.Timespan))
+	case ValueSum, ValueAvg, ValuePercentile:
+		fmt.Fprintf(&b, "%s of %s within %s %s", c.numberName(), c.Field, shortDuration(c.Timespan), comparison(c.Op, c.Value))
 	case Temporal:
 		fmt.Fprintf(&b, "%s, all within %s", titles(c.Rules, " and "), shortDuration(c.Timespan))
 	case TemporalOrdered:
@@ -340,6 +362,34 @@ func (c *Correlation) String() string {
 		b.WriteString(" per " + strings.Join(c.GroupBy, ", "))
 	}
 	return b.String()
+}
+
+// numberName says what is made of the numbers.
+func (c *Correlation) numberName() string {
+	switch c.Type {
+	case ValueSum:
+		return "the sum"
+	case ValueAvg:
+		return "the average"
+	}
+	return "the percentile " + strconv.FormatFloat(c.Percentile, 'f', -1, 64)
+}
+
+func comparison(op Op, v float64) string {
+	n := strconv.FormatFloat(v, 'f', -1, 64)
+	switch op {
+	case OpGT:
+		return "above " + n
+	case OpGTE:
+		return n + " or above"
+	case OpLT:
+		return "below " + n
+	case OpLTE:
+		return n + " or below"
+	case OpNEQ:
+		return "other than " + n
+	}
+	return "exactly " + n
 }
 
 func quantity(op Op, v float64, noun string) string {

@@ -61,6 +61,24 @@ func TestCorrelations(t *testing.T) {
 			rule.Correlation{Type: rule.ValueCount, GroupBy: []string{"outcome"}, Timespan: 7 * day, Op: rule.OpGT, Value: 3, Field: "src_endpoint.ip"},
 		},
 		{
+			"value_sum",
+			"type: value_sum\nrules: [a]\ngroup-by: [outcome]\ntimespan: 1h\ncondition: {field: duration, gt: 1000000}\nvedette: {signed: true}",
+			"the sum of duration within 1h above 1000000 per outcome",
+			rule.Correlation{Type: rule.ValueSum, GroupBy: []string{"outcome"}, Timespan: time.Hour, Op: rule.OpGT, Value: 1e6, Field: "duration", Signed: true},
+		},
+		{
+			"value_avg",
+			"type: value_avg\nrules: [a]\ntimespan: 5m\ncondition: {field: duration, lte: 2.5}",
+			"the average of duration within 5m 2.5 or below",
+			rule.Correlation{Type: rule.ValueAvg, Timespan: 5 * time.Minute, Op: rule.OpLTE, Value: 2.5, Field: "duration"},
+		},
+		{
+			"value_percentile",
+			"type: value_percentile\nrules: [a]\ntimespan: 5m\ncondition: {field: duration, percentile: 99.9, gte: 3000}",
+			"the percentile 99.9 of duration within 5m 3000 or above",
+			rule.Correlation{Type: rule.ValuePercentile, Timespan: 5 * time.Minute, Op: rule.OpGTE, Value: 3000, Field: "duration", Percentile: 99.9},
+		},
+		{
 			"temporal with aliases",
 			"type: temporal\nrules: [a, b]\ngroup-by: [request]\ntimespan: 90s\n" +
 				"aliases: {request: {a: function.request_id, id-b: gateway.integration_request_id}}",
@@ -174,7 +192,7 @@ func TestRefusedCorrelations(t *testing.T) {
 	for _, tc := range []struct{ name, section, want string }{
 		{"no type", "rules: [a]\ntimespan: 5m", "rule.yml:16: correlation: want a type"},
 		{"unknown type", "type: count\nrules: [a]", `rule.yml:16: type: want one of event_count, value_count`},
-		{"later type", "type: value_sum\nrules: [a]", "rule.yml:16: type: value_sum is not supported yet"},
+		{"later type", "type: value_median\nrules: [a]", "rule.yml:16: type: value_median is not supported yet"},
 		{"no rules", "type: event_count\ntimespan: 5m", "correlation: want rules"},
 		{"unknown rule", strings.Replace(good, "[a]", "[a, z]", 1), `rule.yml:17: rules: no loaded rule has the id, name or title "z"`},
 		{"same rule", strings.Replace(good, "[a]", "[a, a]", 1), `rule.yml:17: rules: "a" is there twice`},
@@ -203,6 +221,11 @@ func TestRefusedCorrelations(t *testing.T) {
 		{"alias of a stranger", good + "\naliases: {x: {z: outcome}}", `aliases: x: "z" is none of the correlation's rules`},
 		{"alias twice", good + "\naliases: {x: {a: outcome, Alpha: layer}}", `aliases: x: "Alpha" and "a" are the same rule`},
 		{"alias lacking", strings.Replace(good, "[a]", "[a, b]", 1) + "\naliases: {x: {a: outcome}}\ngroup-by: [x]", `aliases: x: want the field it stands for in "Beta"`},
+		{"sum without a field", "type: value_sum\nrules: [a]\ntimespan: 5m\ncondition: {gt: 3}", "value_sum wants a field"},
+		{"no percentile", "type: value_percentile\nrules: [a]\ntimespan: 5m\ncondition: {field: duration, gt: 3}", "wants a percentile"},
+		{"percentile of none", "type: value_percentile\nrules: [a]\ntimespan: 5m\ncondition: {field: duration, gt: 3, percentile: 0}", "more than 0 and at most 100"},
+		{"percentile elsewhere", "type: value_avg\nrules: [a]\ntimespan: 5m\ncondition: {field: duration, gt: 3, percentile: 5}", "percentile belongs to value_percentile"},
+		{"signed average", "type: value_avg\nrules: [a]\ntimespan: 5m\ncondition: {field: duration, gt: 3}\nvedette: {signed: true}", "unknown key \"signed\""},
 		{"lateness", good + "\nvedette: {lateness: 8d}", "lateness: at most 7d are supported"},
 		{"ours", good + "\nvedette: {learning: 7d}", `unknown key "learning"; known here are lateness`},
 		{"new_value without field", "type: vedette.new_value\nrules: [a]\ngroup-by: [outcome]\ncondition: {gte: 1}", "vedette.new_value wants a field and nothing else"},

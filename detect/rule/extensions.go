@@ -75,6 +75,13 @@ func numberParameter(key string, f *float64) parameter {
 	}}
 }
 
+func boolParameter(key string, b *bool) parameter {
+	return parameter{key, func(n *yaml.Node) (err error) {
+		*b, err = boolean(n, key)
+		return err
+	}}
+}
+
 func textParameter(key string, s *string) parameter {
 	return parameter{key, func(n *yaml.Node) (err error) {
 		*s, err = text(n, key)

@@ -261,6 +261,12 @@ func (rs *resolver) correlationMeaning(c *Correlation) string {
 	fmt.Fprintf(&b, "%s %q %d %s %v %q %v", c.Type, c.GroupBy, c.Timespan, c.Op, c.Value, c.Field, c.Implicit)
 	fmt.Fprintf(&b, " %d %d %q %d %d %v %v %v %d %d", c.Learning, c.Forget, c.Measure, c.MinVolume, c.MinBuckets,
 		c.Factor, c.Deviations, c.Floor, c.Before, c.Hold)
+	if c.Signed {
+		b.WriteString(" signed")
+	}
+	if c.Percentile > 0 {
+		fmt.Fprintf(&b, " percentile %v", c.Percentile)
+	}
 	if c.Lateness > 0 {
 		fmt.Fprintf(&b, " late %d", c.Lateness)
 	}

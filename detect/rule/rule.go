@@ -120,6 +120,9 @@ type CorrelationType string
 const (
 	EventCount      CorrelationType = "event_count"
 	ValueCount      CorrelationType = "value_count"
+	ValueSum        CorrelationType = "value_sum"
+	ValueAvg        CorrelationType = "value_avg"
+	ValuePercentile CorrelationType = "value_percentile"
 	Temporal        CorrelationType = "temporal"
 	TemporalOrdered CorrelationType = "temporal_ordered"
 	NewValue        CorrelationType = "vedette.new_value"
@@ -148,9 +151,14 @@ type Correlation struct {
 	Timespan time.Duration // the window; for baseline the bucket, for unmatched the tolerance
 	Op       Op
 	Value    float64
-	Field    string                       // value_count, new_value, baseline percentile: the field counted, learned or ranked
+	Field    string                       // the field counted, summed, learned or ranked
 	Aliases  map[string]map[string]string // alias → rule name → field
 	Generate bool
+	// value_sum: Signed says that Field may be negative, so that a sum may shrink and
+	// waits to settle; otherwise a negative number counts as 0.
+	Signed bool
+	// value_percentile: from 0, exclusive, to 100, by nearest rank.
+	Percentile float64
 	// Lateness is how late an event may come and still count as if it had come in
 	// time, if that is longer than its log type's; what has to settle waits as long.
 	Lateness time.Duration

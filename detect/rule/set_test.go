@@ -252,7 +252,7 @@ func TestCommunityRules(t *testing.T) {
 		"unsupported":         "write a correlation rule",
 		"filters":             "Sigma filters are not supported yet",
 		"placeholder_hunting": "placeholders are not supported",
-		"correlation":         "value_percentile is not supported yet",
+		"correlation":         "value_percentile wants a percentile",
 	} {
 		_, _, err := load(dir)
 		if err == nil || !strings.Contains(err.Error(), want) {
