@@ -12,7 +12,7 @@ import (
 // against the embedded broker.
 func TestRealKafkaGroup(t *testing.T) {
 	k := kafkatest.Start(t, kafkatest.Options{})
-	c := client(t, stream.Config{Brokers: k.Brokers(), RequestTimeout: 30 * time.Second})
+	c := client(t, stream.Config{Brokers: k.Brokers(), RequestTimeout: 30 * time.Second, MetadataAge: 200 * time.Millisecond})
 	ensure(t, c, stream.Topic{Name: "shared", Partitions: 4})
 	o := stream.GroupOptions{Heartbeat: 200 * time.Millisecond, Session: 6 * time.Second} // the least that a broker allows
 	t.Run("Shares", func(t *testing.T) { groupShares(t, c, o) })

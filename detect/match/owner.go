@@ -246,7 +246,9 @@ func (w *Owner) program(ctx context.Context, digest string) (*Program, error) {
 	if p != nil {
 		return p, nil
 	}
-	p, err := w.o.Generations.Load(ctx, digest)
+	lctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	p, err := w.o.Generations.Load(lctx, digest)
 	if err != nil {
 		return nil, fmt.Errorf("load generation %.12s: %w", digest, err)
 	}

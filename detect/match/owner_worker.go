@@ -108,6 +108,8 @@ func newWorker(ctx context.Context, s *source, start Position, emit int64) (*wor
 		w.before = st.tails[n-1]
 	}
 	if w.generation == "" {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
 		if w.generation, err = s.owner.o.Generations.First(ctx); err != nil {
 			return nil, err
 		}
