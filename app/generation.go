@@ -19,11 +19,12 @@ import (
 	"github.com/vedette-sec/vedette/stream"
 )
 
-// generation is what makes match a function of the record: the rules and the
-// enrichment, by value. Databases are named by digest and looked for in the data
+// generation is what makes match a function of the record: the rules, the
+// enrichment and the semantics of the program, by value. Databases are named by digest and looked for in the data
 // directory's geo folder.
 type generation struct {
-	Rules     map[string][]byte `json:"rules"` // file → content
+	Semantics int               `json:"semantics,omitempty"` // match.Semantics; those stored before there was a number: 0, which is 1
+	Rules     map[string][]byte `json:"rules"`               // file → content
 	Geo       []string          `json:"geo,omitempty"`
 	Inventory enrich.Inventory  `json:"inventory"`
 }
@@ -91,7 +92,7 @@ func RuleSources(c config.Rules) (map[string][]byte, []rule.Warning, error) {
 // newGeneration reads everything that the configuration names, from now on by
 // value: the databases are copied into the data directory under their digests.
 func newGeneration(r config.Rules, e config.Enrich, dataDir string) (generation, []rule.Warning, error) {
-	g := generation{Inventory: Inventory(e.Inventory)}
+	g := generation{Semantics: match.Semantics, Inventory: Inventory(e.Inventory)}
 	sources, warnings, err := RuleSources(r)
 	if err != nil {
 		return g, nil, err
@@ -264,23 +265,32 @@ type generations struct {
 	dataDir string
 }
 
-func (g generations) read(ctx context.Context, digest string) (*rule.Set, *enrich.Enricher, error) {
+func (g generations) read(ctx context.Context, digest string) (generation, error) {
+	var gen generation
 	content, err := g.store.Generation(ctx, digest)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read generation: %w", err)
+		return gen, fmt.Errorf("read generation: %w", err)
 	}
-	var gen generation
 	if err := json.Unmarshal(content, &gen); err != nil {
-		return nil, nil, fmt.Errorf("decode generation %.12s: %w", digest, err)
+		return gen, fmt.Errorf("decode generation %.12s: %w", digest, err)
 	}
-	return gen.compile(g.dataDir)
+	gen.Semantics = max(gen.Semantics, 1)
+	return gen, nil
 }
 
 // matching is generations as match's owner wants them.
 type matching struct{ generations }
 
 func (m matching) Load(ctx context.Context, digest string) (*match.Program, error) {
-	set, e, err := m.read(ctx, digest)
+	gen, err := m.read(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	if gen.Semantics != match.Semantics {
+		return nil, fmt.Errorf("%w: it is of semantics %d, this program of %d: a program of semantics %d has to read the records up to the next generation",
+			match.ErrSemantics, gen.Semantics, match.Semantics, gen.Semantics)
+	}
+	set, e, err := gen.compile(m.dataDir)
 	if err != nil {
 		return nil, err
 	}
@@ -296,6 +306,10 @@ func (m matching) First(ctx context.Context) (string, error) {
 type correlating struct{ generations }
 
 func (c correlating) Rules(ctx context.Context, digest string) (*rule.Set, error) {
-	set, _, err := c.read(ctx, digest)
+	gen, err := c.read(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	set, _, err := gen.compile(c.dataDir)
 	return set, err
 }

@@ -189,8 +189,9 @@ func (w *Owner) Run(ctx context.Context) error {
 
 // RunSource takes one source over and works until ctx is done, when it returns
 // nil, or until it may not go on: an error that is ErrFenced if another owner has
-// taken the source over, stream.ErrTruncated if it ends before its position. What
-// may pass (Kafka or Postgres away) is tried again for ever. Before it takes the
+// taken the source over, stream.ErrTruncated if it ends before its position,
+// ErrSemantics if its records are another program's to judge: the position then
+// stands there. What may pass (Kafka or Postgres away) is tried again for ever. Before it takes the
 // source over it waits for confirm, unless that is nil. A source runs once at a
 // time.
 func (w *Owner) RunSource(ctx context.Context, partition int32, confirm func(context.Context) error) error {

@@ -81,7 +81,7 @@ func (s *source) run(ctx context.Context) error {
 		case errors.Is(err, errRewind):
 			s.owner.o.Metrics.Restarts.WithLabelValues("rewind").Inc()
 			continue
-		case errors.Is(err, ErrFenced), errors.Is(err, stream.ErrTruncated):
+		case errors.Is(err, ErrFenced), errors.Is(err, stream.ErrTruncated), errors.Is(err, ErrSemantics):
 			return err
 		}
 		s.owner.o.Metrics.Restarts.WithLabelValues("failure").Inc()
@@ -343,6 +343,7 @@ type flight struct {
 	sections [][]stream.Record // by partition of vedette.observations, in order
 	letters  []stream.DeadLetter
 	save     *Position // where all sections up to it are written with this flight
+	end      error     // ends the session once this is written
 }
 
 // write has one request outstanding a partition and goes no further after a
@@ -371,6 +372,9 @@ func (s *source) write(ctx context.Context, flights <-chan flight) error {
 			return err
 		}
 		if f.save == nil {
+			if f.end != nil {
+				return f.end
+			}
 			continue
 		}
 		sctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -380,6 +384,9 @@ func (s *source) write(ctx context.Context, flights <-chan flight) error {
 			return fmt.Errorf("save position: %w", err)
 		}
 		s.save(*f.save)
+		if f.end != nil {
+			return f.end
+		}
 	}
 }
 

@@ -139,7 +139,9 @@ func (w *worker) run(ctx context.Context, reads <-chan read, flights chan<- flig
 			for n < len(recs) && (recs[n].Offset < w.emit || recs[n].Time.UnixNano() <= limit) {
 				n++
 			}
-			if err := w.batch(ctx, recs[:n]); err != nil {
+			if err := w.batch(ctx, recs[:n]); errors.Is(err, ErrSemantics) {
+				return w.end(ctx, flights, err)
+			} else if err != nil {
 				return err
 			}
 			recs = recs[n:]
@@ -255,6 +257,14 @@ func (w *worker) record(ctx context.Context, r *stream.Record) error {
 }
 
 func (w *worker) match(ctx context.Context, m *stream.LogMessage, stamp int64) error {
+	// The generation says how to decode, so it comes before that.
+	if w.program == nil && m.Offset >= w.emit {
+		var err error
+		if w.program, err = w.s.owner.program(ctx, w.generation); err != nil {
+			return err
+		}
+		w.matcher = w.program.Matcher.Clone()
+	}
 	if err := w.decoder.Decode(&w.ev, event.Record{Type: event.Type(m.Type), Data: m.Value}); err != nil {
 		reason := "other"
 		var de *event.DecodeError
@@ -272,13 +282,6 @@ func (w *worker) match(ctx context.Context, m *stream.LogMessage, stamp int64) e
 	w.state.see(string(w.ev.Type), w.ev.Time)
 	if m.Offset < w.emit {
 		return nil
-	}
-	if w.program == nil {
-		var err error
-		if w.program, err = w.s.owner.program(ctx, w.generation); err != nil {
-			return err
-		}
-		w.matcher = w.program.Matcher.Clone()
 	}
 	if w.program.Enricher != nil {
 		w.program.Enricher.Enrich(&w.ev)
@@ -338,8 +341,22 @@ func (w *worker) close(p int, to int64) {
 // partition, empty or not, and has the position saved: once all of it is written
 // nothing before the position is missing anywhere.
 func (w *worker) hand(ctx context.Context, flights chan<- flight, all bool) error {
-	f := flight{letters: w.letters}
-	some := len(w.letters) > 0
+	return w.pass(ctx, flights, all, nil)
+}
+
+// end passes everything on that there is and has err end the session once it is
+// written and the position saved, for whoever can go on from there.
+func (w *worker) end(ctx context.Context, flights chan<- flight, err error) error {
+	if err := w.pass(ctx, flights, true, err); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (w *worker) pass(ctx context.Context, flights chan<- flight, all bool, end error) error {
+	f := flight{letters: w.letters, end: end}
+	some := len(w.letters) > 0 || end != nil
 	for p := range w.parts {
 		t := &w.parts[p]
 		if t.builder.Len() > 0 || all && t.from < w.pos {
