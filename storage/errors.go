@@ -54,6 +54,10 @@ func commitFailed(err error) bool {
 	return errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR"
 }
 
+// readOnly is the SQLSTATE of a write to a server that is a standby now, or that was
+// told to take none, as some are when their disk is nearly full.
+const readOnly = "25006"
+
 // IsTransient says whether err came from the way to Postgres, from its state or
 // from others' transactions, so that the same call may succeed later.
 func IsTransient(err error) bool {
@@ -64,7 +68,9 @@ func IsTransient(err error) bool {
 			"55P03",                   // lock not available in time
 			"57014",                   // statement timeout
 			"57P01", "57P02", "57P03", // shutdown, crash, starting up
-			"57P05", "25P03": // idle timeouts
+			"57P05", "25P03", // idle timeouts
+			readOnly,
+			"58030": // the disk does not do what it is told
 			return true
 		}
 		class := pg.Code[:min(2, len(pg.Code))]

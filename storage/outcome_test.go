@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
@@ -325,6 +327,11 @@ func TestTransientErrors(t *testing.T) {
 	_, err = pgx.Connect(ctx, "postgres:///x?host=/tmp/no-such-directory&user=x")
 	if !storage.IsTransient(err) {
 		t.Errorf("%v may go away", err)
+	}
+	for _, code := range []string{"25006", "53100", "53200", "53300", "57P03", "58030"} {
+		if err := fmt.Errorf("commit: %w", &pgconn.PgError{Severity: "ERROR", Code: code}); !storage.IsTransient(err) {
+			t.Errorf("%v may go away", err)
+		}
 	}
 	for _, err := range []error{nil, context.Canceled, storage.ErrNotFound, errors.New("other")} {
 		if storage.IsTransient(err) {

@@ -38,6 +38,9 @@ type OwnerOptions struct {
 	// Confirm is waited for before the partition is taken over. nil: it may be at
 	// any time.
 	Confirm func(ctx context.Context) error
+	// State is told why no checkpoint can be written, when that has failed twice
+	// without one between, and nil once one is written again. nil: nobody asks.
+	State func(err error)
 
 	CommitEvery  time.Duration // between checkpoints; 1 s if zero
 	FindingDelay time.Duration // from a new finding to its checkpoint; 100 ms if zero
@@ -72,6 +75,9 @@ func (o *OwnerOptions) validate() error {
 	if o.MaxRows <= 0 {
 		o.MaxRows = 1000
 	}
+	if o.State == nil {
+		o.State = func(error) {}
+	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
@@ -93,6 +99,8 @@ type Owner struct {
 	log   *slog.Logger
 	sets  map[string]*rule.Set
 	lost  *rule.Rule // runs in every generation
+
+	failures int // since the last checkpoint
 }
 
 // NewOwner makes an owner; Run runs it.
@@ -112,6 +120,7 @@ func NewOwner(o OwnerOptions) (*Owner, error) {
 // away) is tried again for ever.
 func (o *Owner) Run(ctx context.Context) error {
 	defer func() {
+		o.o.State(nil) // it is no longer ours to tell
 		o.o.Metrics.Live.WithLabelValues(o.label).Set(0)
 		o.o.Metrics.Lag.DeleteLabelValues(o.label) // whoever has the partition next tells
 		o.o.Metrics.Clock.DeleteLabelValues(o.label)
@@ -132,6 +141,9 @@ func (o *Owner) Run(ctx context.Context) error {
 		o.log.Warn("correlate takes its partition over again", "err", err)
 		if s.commits > 0 {
 			backoff = minBackoff
+		}
+		if o.failures++; o.failures > 1 {
+			o.o.State(err)
 		}
 		t := time.NewTimer(backoff)
 		select {

@@ -296,6 +296,9 @@ func (s *session) arrive(ctx context.Context, cp Checkpoint) error {
 	}
 	s.counted = s.engine.Stats()
 	s.marked, s.snapped = time.Now(), time.Now()
+	if o.failures > 0 {
+		s.touch() // whether checkpoints can be written again is to be known, whatever comes
+	}
 	o.o.Metrics.RebuildTime.Observe(time.Since(s.started).Seconds())
 	o.o.Metrics.Live.WithLabelValues(o.label).Set(1)
 	o.log.Info("correlate is live", "position", s.position, "epoch", s.epoch, "rebuild", time.Since(s.started))
@@ -488,6 +491,10 @@ func (s *session) commit(ctx context.Context) error {
 		return fmt.Errorf("commit at %d: %w", s.position, err)
 	}
 	s.commits++
+	if o.failures > 0 {
+		o.failures = 0
+		o.o.State(nil)
+	}
 	s.dirty, s.hot = time.Time{}, time.Time{}
 	m.Commits.WithLabelValues("written").Inc()
 	m.CommitTime.Observe(time.Since(start).Seconds())

@@ -85,9 +85,12 @@ type OwnerOptions struct {
 
 	SaveEvery time.Duration // 1 s if zero
 	Ahead     time.Duration // how far a source may run ahead of the slowest; 10 min if zero
-	Parallel  int           // sources decoded at the same time; GOMAXPROCS if zero
-	Metrics   *Metrics      // may be nil
-	Logger    *slog.Logger  // slog.Default if nil
+	// State is told why a source cannot save its position, when that has failed twice
+	// without one saved between, and nil once one is saved again. nil: nobody asks.
+	State    func(partition int32, err error)
+	Parallel int          // sources decoded at the same time; GOMAXPROCS if zero
+	Metrics  *Metrics     // may be nil
+	Logger   *slog.Logger // slog.Default if nil
 }
 
 func (o *OwnerOptions) validate() error {
@@ -110,6 +113,9 @@ func (o *OwnerOptions) validate() error {
 	}
 	if o.Parallel <= 0 {
 		o.Parallel = runtime.GOMAXPROCS(0)
+	}
+	if o.State == nil {
+		o.State = func(int32, error) {}
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)

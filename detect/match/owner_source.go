@@ -46,6 +46,8 @@ type source struct {
 	empty atomic.Bool  // read to its end, and nothing was there
 	pos   atomic.Int64 // read so far in this session
 
+	failures atomic.Int32 // of sessions since a position was last saved
+
 	mu        sync.Mutex
 	saved     []Position // places to start from, ascending; the last is what Postgres has
 	emit      int64      // sections begin here; what lies before only moves the state
@@ -71,6 +73,7 @@ func (s *source) run(ctx context.Context) error {
 	if err := s.verify(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	defer s.owner.o.State(s.id.Partition, nil) // it is no longer ours to tell
 	backoff := minBackoff
 	for ctx.Err() == nil {
 		before := s.last()
@@ -88,6 +91,9 @@ func (s *source) run(ctx context.Context) error {
 		s.log.Warn("match goes back to its saved position", "err", err, "position", s.last())
 		if s.last() > before {
 			backoff = minBackoff
+		}
+		if s.failures.Add(1) > 1 {
+			s.owner.o.State(s.id.Partition, err)
 		}
 		sleep(ctx, backoff)
 		backoff = min(2*backoff, maxBackoff)
@@ -384,6 +390,9 @@ func (s *source) write(ctx context.Context, flights <-chan flight) error {
 			return fmt.Errorf("save position: %w", err)
 		}
 		s.save(*f.save)
+		if s.failures.Swap(0) > 0 {
+			o.State(s.id.Partition, nil)
+		}
 		if f.end != nil {
 			return f.end
 		}

@@ -104,6 +104,9 @@ func newWorker(ctx context.Context, s *source, start Position, emit int64) (*wor
 	for i := range w.parts {
 		w.parts[i].from = emit
 	}
+	if s.failures.Load() > 0 {
+		w.asked-- // whether positions can be saved again is to be known, whatever comes
+	}
 	if n := len(st.tails); n > 0 {
 		w.before = st.tails[n-1]
 	}
