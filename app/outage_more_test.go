@@ -42,7 +42,6 @@ func TestPostgresTakesNoWrites(t *testing.T) {
 	run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
 	o.eventually("readiness names Postgres", func() bool { return o.ready("postgres") })
 	o.alive()
-	run("SET default_transaction_read_only = off")
 	run("ALTER DATABASE " + name + " RESET default_transaction_read_only")
 	o.settle() // nobody ends connections this time
 }

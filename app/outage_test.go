@@ -307,6 +307,7 @@ func TestPostgresFull(t *testing.T) {
 	}
 	before := failures()
 	o.eventually("what cannot be written is counted", func() bool { return failures() > before })
+	o.eventually("readiness tells, although Postgres answers", func() bool { return o.ready("roles") })
 	o.alive()
 	disk.empty(t)
 	o.settle()

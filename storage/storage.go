@@ -161,9 +161,24 @@ func (db *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Close waits for the connections in use and closes them all.
+// closeWithin is how long closing waits for a server to say goodbye.
+const closeWithin = 5 * time.Second
+
+// Close waits for the connections in use and closes them all; longer than five
+// seconds it waits for no server that does not answer.
 func (db *DB) Close() {
-	db.pool.Close()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		db.pool.Close()
+	}()
+	t := time.NewTimer(closeWithin)
+	defer t.Stop()
+	select {
+	case <-closed:
+	case <-t.C:
+		db.log.Warn("Postgres does not answer: its connections are left behind")
+	}
 	db.metrics.unregister()
 }
 
