@@ -107,7 +107,7 @@ func (a *App) startCorrelate(metrics *stream.GroupMetrics) error {
 			},
 			Ledger: a.db, Generations: correlating{a.gens}, Rewind: rewinds.Ask, Confirm: l.Confirm,
 			Snapshots: snapshots, SnapshotEvery: a.cfg.Snapshots.Every, SnapshotAtStop: true,
-			State: func(err error) { a.parts.set(fmt.Sprintf("%s %d's checkpoints", Correlate, l.Partition), err) },
+			State:   func(err error) { a.parts.set(fmt.Sprintf("%s %d's checkpoints", Correlate, l.Partition), err) },
 			Metrics: counted, Logger: a.logger,
 		})
 		if err != nil {

@@ -38,8 +38,8 @@ type OwnerOptions struct {
 	// Confirm is waited for before the partition is taken over. nil: it may be at
 	// any time.
 	Confirm func(ctx context.Context) error
-	// State is told why no checkpoint can be written, when that has failed twice
-	// without one between, and nil once one is written again. nil: nobody asks.
+	// State is told why the partition has to be taken over again, and nil once a
+	// checkpoint is written after that. nil: nobody asks.
 	State func(err error)
 
 	CommitEvery  time.Duration // between checkpoints; 1 s if zero
@@ -142,9 +142,8 @@ func (o *Owner) Run(ctx context.Context) error {
 		if s.commits > 0 {
 			backoff = minBackoff
 		}
-		if o.failures++; o.failures > 1 {
-			o.o.State(err)
-		}
+		o.failures++
+		o.o.State(err)
 		t := time.NewTimer(backoff)
 		select {
 		case <-t.C:

@@ -85,8 +85,8 @@ type OwnerOptions struct {
 
 	SaveEvery time.Duration // 1 s if zero
 	Ahead     time.Duration // how far a source may run ahead of the slowest; 10 min if zero
-	// State is told why a source cannot save its position, when that has failed twice
-	// without one saved between, and nil once one is saved again. nil: nobody asks.
+	// State is told why a source goes back to its saved position, and nil once it has
+	// saved one after that. nil: nobody asks.
 	State    func(partition int32, err error)
 	Parallel int          // sources decoded at the same time; GOMAXPROCS if zero
 	Metrics  *Metrics     // may be nil

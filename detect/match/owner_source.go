@@ -92,9 +92,8 @@ func (s *source) run(ctx context.Context) error {
 		if s.last() > before {
 			backoff = minBackoff
 		}
-		if s.failures.Add(1) > 1 {
-			s.owner.o.State(s.id.Partition, err)
-		}
+		s.failures.Add(1)
+		s.owner.o.State(s.id.Partition, err)
 		sleep(ctx, backoff)
 		backoff = min(2*backoff, maxBackoff)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -160,6 +161,30 @@ func (c *Cluster) BrokersOn(l Listener) []string {
 
 // Kill ends a node at once, as a power cut ends it, and waits until it has gone.
 func (c *Cluster) Kill(node int) { c.node(node).kill() }
+
+// Pause stops a node in its tracks: its connections stay, and say nothing.
+func (c *Cluster) Pause(node int) { c.signal(node, syscall.SIGSTOP) }
+
+// Resume has a paused node go on.
+func (c *Cluster) Resume(node int) { c.signal(node, syscall.SIGCONT) }
+
+func (c *Cluster) signal(node int, sig syscall.Signal) {
+	c.t.Helper()
+	if err := c.node(node).process.Signal(sig); err != nil {
+		c.t.Fatalf("signal node %d: %v", node, err)
+	}
+}
+
+// Wait waits until a node has ended by itself.
+func (c *Cluster) Wait(node int) {
+	c.t.Helper()
+	n := c.node(node)
+	select {
+	case <-n.exited:
+	case <-time.After(readyWithin):
+		c.t.Fatalf("node %d does not end; its log ends:\n%s", node, n.tail(60))
+	}
+}
 
 // Shutdown ends a node in order: it hands its partitions over first.
 func (c *Cluster) Shutdown(node int) {
