@@ -54,6 +54,9 @@ func TestStopInAnOutage(t *testing.T) {
 		"Postgres is silent": func(_ *outage, p *proxy) { p.hang() },
 	} {
 		t.Run(what, func(t *testing.T) {
+			if what == "Postgres is silent" && testing.Short() {
+				t.Skip("it takes as long as deadlines do")
+			}
 			var p *proxy
 			o := beset(t, func(c *config.Config) {
 				var dsn string
@@ -85,6 +88,9 @@ const stopWithin = 20 * time.Second
 // own alerts; another is told at once, detection goes on, and the age of what is
 // undelivered says so. When it answers it is told of everything.
 func TestSlowReceiver(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes as long as a receiver may")
+	}
 	var mu sync.Mutex
 	var told []string
 	release := make(chan struct{})
