@@ -77,8 +77,10 @@ func (q *Queries) DueIntents(ctx context.Context, arg DueIntentsParams) ([]DueIn
 
 const incidentEntities = `-- name: IncidentEntities :many
 SELECT e.type, e.value
-FROM finding f JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
-WHERE f.tenant = $1 AND f.incident_id = $2::uuid
+FROM (
+    SELECT g.id, g.count FROM finding g WHERE g.tenant = $1 AND g.incident_id = $2::uuid
+    ORDER BY g.count DESC, g.id LIMIT 2000
+) f JOIN finding_entity e ON e.tenant = $1 AND e.finding_id = f.id
 GROUP BY e.type, e.value
 ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value
 LIMIT $3::bigint

@@ -104,20 +104,23 @@ func (q *Queries) ShowAudit(ctx context.Context, arg ShowAuditParams) ([]ShowAud
 const showEntities = `-- name: ShowEntities :many
 SELECT CAST(incident_id AS text) AS incident_id, type, value
 FROM (
-    SELECT f.incident_id, e.type, e.value, count(*) AS n,
-        row_number() OVER (PARTITION BY f.incident_id ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value) AS rank
-    FROM finding f
-    JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
-    WHERE f.tenant = $1 AND f.incident_id = ANY (CAST($2::text[] AS uuid[]))
-    GROUP BY f.incident_id, e.type, e.value
+    SELECT p.id AS incident_id, e.type, e.value, count(*) AS n,
+        row_number() OVER (PARTITION BY p.id ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value) AS rank
+    FROM (SELECT CAST(unnest($1::text[]) AS uuid) AS id) p
+    CROSS JOIN LATERAL (
+        SELECT g.id, g.count FROM finding g WHERE g.tenant = $2 AND g.incident_id = p.id
+        ORDER BY g.count DESC, g.id LIMIT 2000
+    ) f
+    JOIN finding_entity e ON e.tenant = $2 AND e.finding_id = f.id
+    GROUP BY p.id, e.type, e.value
 ) ranked
 WHERE rank <= $3::bigint
 ORDER BY incident_id, rank
 `
 
 type ShowEntitiesParams struct {
-	Tenant string
 	Ids    []string
+	Tenant string
 	Top    int64
 }
 
@@ -127,9 +130,10 @@ type ShowEntitiesRow struct {
 	Value      string
 }
 
-// The most frequent entities of each incident: in the most findings, then events.
+// The most frequent entities of each incident: in the most findings, then events; of a
+// flood, those of the findings with the most events.
 func (q *Queries) ShowEntities(ctx context.Context, arg ShowEntitiesParams) ([]ShowEntitiesRow, error) {
-	rows, err := q.db.Query(ctx, showEntities, arg.Tenant, arg.Ids, arg.Top)
+	rows, err := q.db.Query(ctx, showEntities, arg.Ids, arg.Tenant, arg.Top)
 	if err != nil {
 		return nil, err
 	}

@@ -18,8 +18,10 @@ SELECT * FROM incident WHERE tenant = @tenant AND id = @id;
 
 -- name: IncidentEntities :many
 SELECT e.type, e.value
-FROM finding f JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
-WHERE f.tenant = @tenant AND f.incident_id = @incident_id::uuid
+FROM (
+    SELECT g.id, g.count FROM finding g WHERE g.tenant = @tenant AND g.incident_id = @incident_id::uuid
+    ORDER BY g.count DESC, g.id LIMIT 2000
+) f JOIN finding_entity e ON e.tenant = @tenant AND e.finding_id = f.id
 GROUP BY e.type, e.value
 ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value
 LIMIT @max_rows::bigint;

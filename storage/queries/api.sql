@@ -7,16 +7,20 @@ SELECT status, CAST(coalesce(CAST(merged_into AS text), '') AS text) AS merged_i
 FROM incident
 WHERE tenant = @tenant AND id = CAST(@id::text AS uuid);
 
--- The most frequent entities of each incident: in the most findings, then events.
+-- The most frequent entities of each incident: in the most findings, then events; of a
+-- flood, those of the findings with the most events.
 -- name: ShowEntities :many
 SELECT CAST(incident_id AS text) AS incident_id, type, value
 FROM (
-    SELECT f.incident_id, e.type, e.value, count(*) AS n,
-        row_number() OVER (PARTITION BY f.incident_id ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value) AS rank
-    FROM finding f
-    JOIN finding_entity e ON e.tenant = f.tenant AND e.finding_id = f.id
-    WHERE f.tenant = @tenant AND f.incident_id = ANY (CAST(@ids::text[] AS uuid[]))
-    GROUP BY f.incident_id, e.type, e.value
+    SELECT p.id AS incident_id, e.type, e.value, count(*) AS n,
+        row_number() OVER (PARTITION BY p.id ORDER BY count(*) DESC, sum(f.count) DESC, e.type, e.value) AS rank
+    FROM (SELECT CAST(unnest(@ids::text[]) AS uuid) AS id) p
+    CROSS JOIN LATERAL (
+        SELECT g.id, g.count FROM finding g WHERE g.tenant = @tenant AND g.incident_id = p.id
+        ORDER BY g.count DESC, g.id LIMIT 2000
+    ) f
+    JOIN finding_entity e ON e.tenant = @tenant AND e.finding_id = f.id
+    GROUP BY p.id, e.type, e.value
 ) ranked
 WHERE rank <= @top::bigint
 ORDER BY incident_id, rank;
