@@ -158,6 +158,7 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.stop()
+	f.complete(t)
 	last, err := s.start(db, c, crewOptions{every: 50 * time.Millisecond, faults: f})
 	if err != nil {
 		t.Fatal(err)

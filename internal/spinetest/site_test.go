@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/incident"
@@ -92,21 +94,54 @@ type faults struct {
 	mu  sync.Mutex
 	rnd *rand.Rand
 	one int // in how many calls one fails, and one other loses its answer
+
+	before, after map[string]int // faults there were, by call
 }
 
-func (f *faults) draw() (before, after error) {
+// draw decides for a call. Of each kind the first call fails and the second loses
+// its answer, so that no kind goes without, however rare.
+func (f *faults) draw(call string) (before, after error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.rnd == nil {
 		return nil, nil
 	}
-	switch f.rnd.IntN(f.one) {
-	case 0:
+	if f.before == nil {
+		f.before, f.after = make(map[string]int), make(map[string]int)
+	}
+	n := f.rnd.IntN(f.one)
+	switch {
+	case n == 0 || f.before[call] == 0:
+		f.before[call]++
 		return context.DeadlineExceeded, nil
-	case 1:
+	case n == 1 || f.after[call] == 0:
+		f.after[call]++
 		return nil, context.DeadlineExceeded
 	}
 	return nil, nil
+}
+
+// complete fails the test unless every call of the seams between the owners and
+// the world has failed, and has lost its answer.
+func (f *faults) complete(t *testing.T) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, seam := range []reflect.Type{
+		reflect.TypeFor[match.SourceReader](), reflect.TypeFor[match.Producer](), reflect.TypeFor[match.DeadLetters](),
+		reflect.TypeFor[match.Positions](), reflect.TypeFor[match.Standings](), reflect.TypeFor[match.Vectors](),
+		reflect.TypeFor[match.Incarnations](), reflect.TypeFor[correlate.PartitionReader](), reflect.TypeFor[correlate.Ledger](),
+		reflect.TypeFor[incident.Ledger](),
+	} {
+		for m := range seam.Methods() {
+			if m.Name == "Act" {
+				continue // of people, not of an owner
+			}
+			if f.before[m.Name] == 0 || f.after[m.Name] == 0 {
+				t.Errorf("%v.%s: %d calls failed and %d lost their answers", seam, m.Name, f.before[m.Name], f.after[m.Name])
+			}
+		}
+	}
 }
 
 func (f *faults) stop() {
@@ -121,8 +156,9 @@ type faultyReader struct {
 }
 
 func (r faultyReader) Read(ctx context.Context) (stream.Batch, error) {
-	if before, _ := r.f.draw(); before != nil {
-		return stream.Batch{}, before
+	// A reader stays where it is until it has an answer: losing it is failing.
+	if before, after := r.f.draw("Read"); before != nil || after != nil {
+		return stream.Batch{}, cmp.Or(before, after)
 	}
 	return r.Reader.Read(ctx)
 }
@@ -133,7 +169,7 @@ type faultyProducer struct {
 }
 
 func (p faultyProducer) Produce(ctx context.Context, partition int32, recs []stream.Record) (int64, error) {
-	before, after := p.f.draw()
+	before, after := p.f.draw("Produce")
 	if before != nil {
 		return 0, before
 	}
@@ -148,7 +184,7 @@ type faultyDB struct {
 }
 
 func (d faultyDB) AcquireSource(ctx context.Context, inc uint32, p int32) (match.Position, error) {
-	before, after := d.f.draw()
+	before, after := d.f.draw("AcquireSource")
 	if before != nil {
 		return match.Position{}, before
 	}
@@ -157,7 +193,7 @@ func (d faultyDB) AcquireSource(ctx context.Context, inc uint32, p int32) (match
 }
 
 func (d faultyDB) SaveSource(ctx context.Context, inc uint32, p int32, pos match.Position) error {
-	before, after := d.f.draw()
+	before, after := d.f.draw("SaveSource")
 	if before != nil {
 		return before
 	}
@@ -165,7 +201,7 @@ func (d faultyDB) SaveSource(ctx context.Context, inc uint32, p int32, pos match
 }
 
 func (d faultyDB) Acquire(ctx context.Context, p int32) (correlate.Checkpoint, error) {
-	before, after := d.f.draw()
+	before, after := d.f.draw("Acquire")
 	if before != nil {
 		return correlate.Checkpoint{}, before
 	}
@@ -174,7 +210,7 @@ func (d faultyDB) Acquire(ctx context.Context, p int32) (correlate.Checkpoint, e
 }
 
 func (d faultyDB) Commit(ctx context.Context, c correlate.Commit) error {
-	before, after := d.f.draw()
+	before, after := d.f.draw("Commit")
 	if before != nil {
 		return before
 	}
@@ -182,11 +218,48 @@ func (d faultyDB) Commit(ctx context.Context, c correlate.Commit) error {
 }
 
 func (d faultyDB) Assemble(ctx context.Context, shard int32, epoch int64, f func(incident.Tx) error) error {
-	before, after := d.f.draw()
+	before, after := d.f.draw("Assemble")
 	if before != nil {
 		return before
 	}
 	return errors.Join(d.DB.Assemble(ctx, shard, epoch, f), after)
+}
+
+func (d faultyDB) Standings(ctx context.Context, inc uint32) ([]match.Standing, error) {
+	return answer(d.f, "Standings", func() ([]match.Standing, error) { return d.DB.Standings(ctx, inc) })
+}
+
+func (d faultyDB) LeastNext(ctx context.Context, s detect.Source) (int64, error) {
+	return answer(d.f, "LeastNext", func() (int64, error) { return d.DB.LeastNext(ctx, s) })
+}
+
+func (d faultyDB) Incarnation(ctx context.Context, p int32) (match.Incarnation, error) {
+	return answer(d.f, "Incarnation", func() (match.Incarnation, error) { return d.DB.Incarnation(ctx, p) })
+}
+
+func (d faultyDB) AcquireAssembler(ctx context.Context, shard int32) (int64, error) {
+	return answer(d.f, "AcquireAssembler", func() (int64, error) { return d.DB.AcquireAssembler(ctx, shard) })
+}
+
+// faultyLetters are dead letters that are not taken, or taken unheard.
+type faultyLetters struct {
+	*stream.LogAppender
+	f *faults
+}
+
+func (l faultyLetters) DeadLetters(ctx context.Context, ds []stream.DeadLetter) error {
+	_, err := answer(l.f, "DeadLetters", func() (struct{}, error) { return struct{}{}, l.LogAppender.DeadLetters(ctx, ds) })
+	return err
+}
+
+func answer[T any](f *faults, name string, call func() (T, error)) (T, error) {
+	before, after := f.draw(name)
+	if before != nil {
+		var none T
+		return none, before
+	}
+	v, err := call()
+	return v, errors.Join(err, after)
 }
 
 // crew is one set of owners: match, correlate and the assembler of one process.
@@ -235,7 +308,7 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 	matcher, err := match.NewOwner(match.OwnerOptions{
 		Incarnation: incarnation, All: s.sources(), Partitions: s.partitions(), Observations: faultyProducer{producer, o.faults},
 		Open:        func(p int32, offset int64) match.SourceReader { return open(stream.TopicLogs, p, offset) },
-		DeadLetters: dead, Positions: fdb, Standings: db, Vectors: db, Applied: db, Incarnations: db, Generations: s.gens, SaveEvery: o.every, Logger: s.log,
+		DeadLetters: faultyLetters{dead, o.faults}, Positions: fdb, Standings: fdb, Vectors: fdb, Applied: db, Incarnations: fdb, Generations: s.gens, SaveEvery: o.every, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
