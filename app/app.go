@@ -178,8 +178,10 @@ func (a *App) openStores(ctx context.Context) (err error) {
 	if err := a.db.Migrate(ctx); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
+	logsPartitions := c.Kafka.LogsPartitions
 	switch l, err := a.db.Layout(ctx); {
 	case err == nil:
+		logsPartitions = max(logsPartitions, l.Sources) // those that were read have to be there
 		// Before any topic is touched.
 		if err := a.db.EnsureLayout(ctx, c.Kafka.ObservationPartitions, l.First); err != nil {
 			return err
@@ -198,7 +200,7 @@ func (a *App) openStores(ctx context.Context) (err error) {
 			Retention: r.Age, RetentionBytes: r.Bytes, SegmentBytes: r.SegmentBytes,
 		}
 	}
-	logs := topic(stream.TopicLogs, c.Kafka.LogsPartitions)
+	logs := topic(stream.TopicLogs, logsPartitions)
 	logs.Grow = true
 	if err := a.kafka.EnsureTopics(ctx, logs); err != nil {
 		return fmt.Errorf("prepare topics: %w", err)

@@ -87,7 +87,7 @@ func (db *DB) Standings(ctx context.Context, incarnation uint32) ([]match.Standi
 	for i, r := range rows {
 		list[i] = match.Standing{
 			Partition: r.Partition, Incarnation: uint32(r.Incarnation), Epoch: r.Epoch,
-			Known: r.Next.Valid && r.Clock.Valid, Clock: clock(r.Clock), Rewind: -1,
+			Known: r.Next.Valid && r.Clock.Valid, Begun: r.Next.Int64 > 0, Clock: clock(r.Clock), Rewind: -1,
 		}
 		if r.Rewind.Valid {
 			list[i].Rewind = r.Rewind.Int64

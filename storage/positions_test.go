@@ -48,7 +48,7 @@ func TestStandings(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []match.Standing{
-			{Incarnation: 1, Epoch: 1, Partition: 0, Known: true, Clock: 7_000, Rewind: rewind},
+			{Incarnation: 1, Epoch: 1, Partition: 0, Known: true, Begun: true, Clock: 7_000, Rewind: rewind},
 			{Incarnation: 1, Epoch: 1, Partition: 1, Known: true, Clock: math.MinInt64, Rewind: -1},
 			{Incarnation: 1, Epoch: 1, Partition: 2, Clock: math.MinInt64, Rewind: -1},
 		}

@@ -199,7 +199,7 @@ func Repair(ctx context.Context, o Options) (Report, error) {
 	if slices.ContainsFunc(problems, func(p Problem) bool { return p.logs }) {
 		// One that was deleted is empty from now on.
 		t := m.Topic
-		t.Name, t.Partitions = stream.TopicLogs, m.layout.Sources
+		t.Name, t.Partitions, t.Grow = stream.TopicLogs, m.layout.Sources, true
 		if err := m.Kafka.EnsureTopics(ctx, t); err != nil {
 			return r, err
 		}

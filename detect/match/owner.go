@@ -321,18 +321,20 @@ func (w *Owner) attend(ctx context.Context, every time.Duration) {
 
 // slowest returns the least clock of the sources other than s, as far as is known
 // here. A source that has no record at all holds nobody back; one that nobody has
-// owned yet does.
+// owned yet does. While correlate has nothing of a source, others go no further than
+// where that one stands: correlate's clock, which it does not hold yet, would run past
+// what it is about to bring.
 func (w *Owner) slowest(s *source) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	least := int64(math.MaxInt64)
 	for p, other := range w.sources {
 		if other != s && !other.empty.Load() {
-			clock := other.clock.Load()
+			clock, begun := other.clock.Load(), other.begun.Load()
 			if st, ok := w.standings[p]; ok {
-				clock = max(clock, st.Clock) // it may have gone to another process
+				clock, begun = max(clock, st.Clock), begun || st.Begun // it may have gone to another process
 			}
-			least = min(least, clock)
+			least = min(least, w.bound(clock, begun))
 		}
 	}
 	if w.o.Standings == nil {
@@ -350,8 +352,16 @@ func (w *Owner) slowest(s *source) int64 {
 		case !ok || !st.Known:
 			return math.MinInt64
 		case st.Clock != math.MinInt64:
-			least = min(least, st.Clock)
+			least = min(least, w.bound(st.Clock, st.Begun))
 		}
 	}
 	return least
+}
+
+// bound is the clock by which a source holds others back.
+func (w *Owner) bound(clock int64, begun bool) int64 {
+	if ahead := int64(w.o.Ahead); !begun && clock >= math.MinInt64+ahead {
+		return clock - ahead
+	}
+	return clock
 }

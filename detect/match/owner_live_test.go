@@ -143,3 +143,44 @@ func TestTicksOfSeveralProcesses(t *testing.T) {
 		}
 	})
 }
+
+// TestNobodyPassesWhatHasNotBegun: correlate's clock does not wait for a source of
+// which it has heard nothing. So the others do, where that source stands.
+func TestNobodyPassesWhatHasNotBegun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard(t, 2, 1)
+		for i := range 20 {
+			b.record(0, base.Add(time.Duration(i)*time.Minute), base, "GetUser", "")
+		}
+		for i := range 20 {
+			b.record(1, base.Add(time.Duration(5+i)*time.Minute), base, "GetUser", "")
+		}
+		owner, _ := b.process(t)
+		next := func(p int32) int64 {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.positions[p].Next
+		}
+		stuck := true // what source 1 writes does not get there
+		b.fail = func(op string) (before, after error) {
+			if op == "save" && stuck && b.positions[0].Next >= 5 {
+				return errors.New("away"), nil
+			}
+			return nil, nil
+		}
+		stop0, stop1 := source(t, owner, 0), source(t, owner, 1)
+		time.Sleep(5 * time.Minute) // of the bubble's time
+		if n := next(0); n < 5 || n > 6 {
+			t.Errorf("source 0 was read to %d, want to minute 5, where source 1 begins", n)
+		}
+		b.mu.Lock()
+		stuck = false
+		b.mu.Unlock()
+		b.until(t, b.saved)
+		for _, stop := range []func() error{stop0, stop1} {
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

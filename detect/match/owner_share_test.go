@@ -31,7 +31,7 @@ func (b *board) Standings(_ context.Context, inc uint32) ([]match.Standing, erro
 	var list []match.Standing
 	for p := range int32(len(b.logs)) {
 		if pos, ok := b.positions[p]; ok {
-			s := match.Standing{Incarnation: inc, Partition: p, Epoch: pos.Epoch, Known: pos.Known, Clock: pos.Clock, Rewind: -1}
+			s := match.Standing{Incarnation: inc, Partition: p, Epoch: pos.Epoch, Known: pos.Known, Begun: pos.Next > 0, Clock: pos.Clock, Rewind: -1}
 			if next, ok := b.rewinds[p]; ok {
 				s.Rewind = next
 			}

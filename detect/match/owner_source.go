@@ -44,6 +44,7 @@ type source struct {
 
 	clock atomic.Int64 // stamp that it has got to
 	empty atomic.Bool  // read to its end, and nothing was there
+	begun atomic.Bool  // a position behind some record was saved
 	pos   atomic.Int64 // read so far in this session
 
 	failures atomic.Int32 // of sessions since a position was last saved
@@ -134,6 +135,7 @@ func (s *source) acquire(ctx context.Context) error {
 			s.mu.Lock()
 			s.life.Generation = cmp.Or(s.life.Generation, p.First)
 			s.saved, s.emit = []Position{p}, emit
+			s.begun.Store(p.Known && p.Next > 0)
 			s.mu.Unlock()
 			return nil
 		}()
@@ -174,6 +176,7 @@ func (s *source) save(p Position) {
 		s.saved = s.saved[:n-1] // only the clock has moved
 	}
 	s.saved = append(s.saved, p)
+	s.begun.Store(p.Next > 0)
 	if len(s.saved) <= maxSaved {
 		return
 	}

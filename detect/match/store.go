@@ -19,6 +19,7 @@ type Standing struct {
 	Incarnation uint32 // the latest
 	Epoch       int64  // of whoever has it
 	Known       bool   // a position was saved
+	Begun       bool   // that position is behind some record
 	Clock       int64  // as in Position
 	Rewind      int64  // sections from this offset on are wanted again; −1: none are
 }

@@ -275,10 +275,14 @@ func TestReshardKilled(t *testing.T) {
 	t.Logf("seed %d: repeat with -spine.seed=%d", seed, seed)
 	const steps = 1000
 	m := newMoving(t, seed, steps)
-	for _, n := range []int{5, 3} {
+	m.site.first = sources
+	for i, n := range []int{5, 3} {
 		c := m.join(t)
 		if err := m.write(t, steps*3/10); err != nil {
 			t.Fatal(err)
+		}
+		if i == 0 {
+			m.addSource(t) // which nobody has read when it is moved
 		}
 		// Records go on coming in while it is moved.
 		wrote := make(chan error, 1)
@@ -314,7 +318,7 @@ func TestReshardKilled(t *testing.T) {
 	if m.kills == 0 {
 		t.Error("nothing was killed")
 	}
-	want := &moving{site: &site{brokers: m.brokers, observations: "undisturbed.observations", dsn: pgtest.NewDSN(t), gens: m.gens, log: m.log, obs: 4}, ctx: m.ctx}
+	want := &moving{site: &site{brokers: m.brokers, observations: "undisturbed.observations", dsn: pgtest.NewDSN(t), gens: m.gens, log: m.log, obs: 4, logs: m.logs}, ctx: m.ctx}
 	want.db, want.c = open(t, m.ctx, want.site)
 	if _, err := want.db.Pool().Exec(m.ctx, "UPDATE layout SET topic = $1", want.observations); err != nil {
 		t.Fatal(err)
@@ -325,6 +329,23 @@ func TestReshardKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	compare(t, m.found(t), want.found(t))
+}
+
+// addSource gives vedette.logs one more partition.
+func (m *moving) addSource(t *testing.T) {
+	t.Helper()
+	n := m.sources() + 1
+	if err := m.c.AddPartitions(m.ctx, stream.TopicLogs, n); err != nil {
+		t.Fatal(err)
+	}
+	for have := 0; have != n; time.Sleep(10 * time.Millisecond) {
+		var err error
+		if have, err = m.c.Partitions(m.ctx, stream.TopicLogs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.site.logs = n
+	m.w.appender.Widen(n)
 }
 
 func (m *moving) layoutID(t *testing.T) int32 {
