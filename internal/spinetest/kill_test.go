@@ -9,10 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/storage/pgtest"
 	"github.com/vedette-sec/vedette/stream"
@@ -110,7 +112,7 @@ func TestKilled(t *testing.T) {
 	}
 	t.Cleanup(b.Close)
 	gens := newGenerations(t)
-	s := &site{brokers: []string{b.Addr()}, observations: "killed.observations", dsn: dsn, gens: gens, log: quiet()}
+	s := &site{brokers: []string{b.Addr()}, observations: "killed.observations", dsn: dsn, gens: gens, log: quiet(), snapshots: t.TempDir()}
 	db, c := open(t, ctx, s)
 
 	const steps = 1500 // four hours
@@ -131,10 +133,11 @@ func TestKilled(t *testing.T) {
 	}()
 
 	f := &faults{rnd: rand.New(rand.NewPCG(seed, 3)), one: 60}
+	metrics := correlate.NewMetrics(nil)
 	var crews []*crew
 	for kill := 0; kill < *killsFlag; {
 		// One that was replaced goes on for a while, so that it has to be fenced.
-		w, err := s.start(db, c, crewOptions{every: 30 * time.Millisecond, faults: f})
+		w, err := s.start(db, c, crewOptions{every: 30 * time.Millisecond, faults: f, leave: rnd.IntN(4) == 0, metrics: metrics})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,6 +180,11 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	compare(t, got, undisturbed(t, ctx, s))
+	snapshots := func(outcome string) float64 { return testutil.ToFloat64(metrics.Snapshots.WithLabelValues(outcome)) }
+	t.Logf("snapshots: %v written, %v used, %v refused", snapshots("written"), snapshots("used"), snapshots("refused"))
+	if *killsFlag >= 50 && snapshots("used") == 0 {
+		t.Error("no owner went on from a snapshot")
+	}
 }
 
 // undisturbed runs once over the log that is there, with a ledger of its own.

@@ -26,7 +26,8 @@ type childSite struct {
 	Observations, DSN string
 	Logs, Obs         int
 	// Session is that of the groups to join; zero: take everything.
-	Session time.Duration
+	Session   time.Duration
+	Snapshots string
 }
 
 // TestMain is also the process that gets killed.
@@ -55,7 +56,7 @@ func child(env string) int {
 			failed = err
 			return
 		}
-		s := &site{brokers: cs.Brokers, observations: cs.Observations, dsn: cs.DSN, gens: gens, log: quiet(), logs: cs.Logs, obs: cs.Obs}
+		s := &site{brokers: cs.Brokers, observations: cs.Observations, dsn: cs.DSN, gens: gens, log: quiet(), logs: cs.Logs, obs: cs.Obs, snapshots: cs.Snapshots}
 		db, c, err := s.open(ctx)
 		if err != nil {
 			if ctx.Err() == nil { // not told to stop already
@@ -126,7 +127,7 @@ func TestProcessKilled(t *testing.T) {
 		done <- nil
 	}()
 
-	env, err := json.Marshal(childSite{Brokers: s.brokers, Observations: s.observations, DSN: s.dsn})
+	env, err := json.Marshal(childSite{Brokers: s.brokers, Observations: s.observations, DSN: s.dsn, Snapshots: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

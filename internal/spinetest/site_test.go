@@ -42,8 +42,9 @@ type site struct {
 	dsn          string
 	gens         generations
 	log          *slog.Logger
-	logs, obs    int // partitions of either topic; sources and partitions if zero
-	first        int // partitions of vedette.logs at the first start; all if zero
+	logs, obs    int    // partitions of either topic; sources and partitions if zero
+	first        int    // partitions of vedette.logs at the first start; all if zero
+	snapshots    string // directory that windows go to; none if empty
 }
 
 // sources is how many partitions vedette.logs has.
@@ -272,9 +273,11 @@ type crew struct {
 
 // crewOptions say how hurried the owners are.
 type crewOptions struct {
-	every  time.Duration // between saves and checkpoints
-	faults *faults
-	share  *stream.GroupOptions // how to join the groups that share the work; nil: all of it is the crew's
+	every   time.Duration // between saves and checkpoints
+	faults  *faults
+	leave   bool                 // correlate writes a last checkpoint and a snapshot: it is stopped, not killed
+	metrics *correlate.Metrics   // may be nil
+	share   *stream.GroupOptions // how to join the groups that share the work; nil: all of it is the crew's
 }
 
 func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, error) {
@@ -293,12 +296,19 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 		}), o.faults}
 	}
 	rewinds := correlate.NewRewinds(db, s.log)
+	var snapshots *correlate.Snapshots
+	if s.snapshots != "" {
+		if snapshots, err = correlate.OpenSnapshots(s.snapshots, s.observations, 0); err != nil {
+			return nil, err
+		}
+	}
 	runCorrelate := func(ctx context.Context, p int32, confirm func(context.Context) error) error {
 		owner, err := correlate.NewOwner(correlate.OwnerOptions{
 			Partition: p, Engine: correlate.Options{Sources: cmp.Or(s.first, s.sources()), EvidenceLimit: evidence},
 			Open:   func(offset int64) correlate.PartitionReader { return open(s.observations, p, offset) },
 			Ledger: fdb, Generations: s.gens, Rewind: rewinds.Ask, Confirm: confirm,
 			CommitEvery: o.every, FindingDelay: o.every / 2, MarkEvery: 2 * o.every, Logger: s.log,
+			Snapshots: snapshots, SnapshotEvery: 4 * o.every, SnapshotAtStop: o.leave, Metrics: o.metrics,
 		})
 		if err != nil {
 			return err
