@@ -116,6 +116,9 @@ func TestKeys(t *testing.T) {
 	if s := got.Takeover; s.Seconds <= 0 || s.Seconds > 30 || s.Observations < 3*20_000 || s.LogBytes < s.Observations {
 		t.Errorf("takeover: %+v", s)
 	}
+	if s := got.Takeover; s.FromSnapshot <= 0 || s.FromSnapshot > 30 || s.SnapshotBytes < 20_000 || s.SnapshotPause <= 0 {
+		t.Errorf("from a snapshot: %+v", s)
+	}
 	if err := r.Table(&table); err != nil || !strings.Contains(table.String(), "takeover") {
 		t.Errorf("%v in\n%s", err, &table)
 	}

@@ -57,6 +57,11 @@ type Takeover struct {
 	LogBytes     int64   `json:"log_bytes"` // read again, uncompressed
 	Seconds      float64 `json:"seconds"`
 	CPUSeconds   float64 `json:"cpu_seconds"`
+
+	// The same with a snapshot that was five minutes old when the owner was killed.
+	FromSnapshot  float64 `json:"from_snapshot_seconds"`
+	SnapshotBytes int64   `json:"snapshot_bytes"`
+	SnapshotPause float64 `json:"snapshot_pause_seconds"` // of the owner that gathered it
 }
 
 // Keys measures what the state of live keys costs, and a takeover of them.
@@ -235,6 +240,8 @@ func (r *KeysReport) Table(w io.Writer) error {
 	}
 	fmt.Fprintf(t, "takeover\t%d observations\t%.0f MiB read\t%.1f s\t%.1f CPU s\n",
 		r.Takeover.Observations, mib(r.Takeover.LogBytes), r.Takeover.Seconds, r.Takeover.CPUSeconds)
+	fmt.Fprintf(t, "  from a snapshot\t%.1f s\t%.0f MiB, for which nothing was applied for %.0f ms\n",
+		r.Takeover.FromSnapshot, mib(r.Takeover.SnapshotBytes), r.Takeover.SnapshotPause*1e3)
 	return t.Flush()
 }
 
