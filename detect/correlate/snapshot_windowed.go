@@ -34,6 +34,9 @@ func (w *windowed) snapshot(s *snapshotWriter) {
 	}
 }
 
+// maxReserve bounds what is made ready because a snapshot says that it will be needed.
+const maxReserve = 1 << 22
+
 const (
 	paneHot  = 1 << iota // it is hot
 	paneOver             // it has a sketch
@@ -81,7 +84,9 @@ func (w *windowed) load(r *snapshotReader) {
 			r.fail()
 		}
 		w.tables = append(w.tables, t)
-		for n := r.uvarint(); n > 0 && r.err == nil; n-- {
+		keys := r.uvarint()
+		t.keys.reserve(int(min(keys, uint64(w.e.opts.MaxKeys), maxReserve)))
+		for ; keys > 0 && r.err == nil; keys-- {
 			w.loadKey(r, t)
 		}
 	}

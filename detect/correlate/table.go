@@ -119,6 +119,11 @@ func (t *keyTable) place(hash, slot uint32) {
 	t.index[i] = slot + 1
 }
 
+// reserve makes room in the index of an empty table for so many keys.
+func (t *keyTable) reserve(keys int) {
+	t.index = make([]uint32, max(16, 1<<bits.Len(uint(keys+keys/3))))
+}
+
 func (t *keyTable) grow() {
 	t.index = make([]uint32, max(16, 2*len(t.index)))
 	for slot := range t.refs.n {
