@@ -137,7 +137,7 @@ var libraries = []struct {
 	by     []string
 	why    string
 }{
-	{"github.com/jackc/pgx", []string{"storage", "alerting", "internal"}, "Postgres is spoken in storage, and where jobs are queued in somebody else's transaction"},
+	{"github.com/jackc/pgx", []string{"storage", "alerting", "bench", "internal"}, "Postgres is spoken in storage, where jobs are queued in somebody else's transaction, and where two ledgers are compared from without"},
 	{"github.com/riverqueue/river", []string{"storage", "alerting/riverqueue"}, "the job queue is pre-1.0: it stays behind our own interface"},
 	{"github.com/pressly/goose", []string{"storage"}, "one place migrates"},
 	{"github.com/segmentio/kafka-go", []string{"stream"}, "its traps are handled in one place"},
