@@ -116,7 +116,7 @@ func (w *world) asStranger(grant string) {
 	}
 	dsn := w.dsn
 	w.o.OpenLedger = func(ctx context.Context) (doctor.Ledger, error) {
-		db, err := storage.Open(ctx, storage.Options{DSN: dsn + "&role=" + role, MaxConns: 1, Patience: time.Millisecond})
+		db, err := storage.Open(ctx, storage.Options{DSN: dsn + "&role=" + role, MaxConns: 1, ReadOnly: true, Patience: time.Millisecond})
 		if err != nil {
 			return nil, err
 		}

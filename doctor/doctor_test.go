@@ -244,7 +244,7 @@ func (l ledger) ServerState(ctx context.Context) (doctor.ServerState, error) {
 }
 
 func (w *world) open(ctx context.Context) (doctor.Ledger, error) {
-	db, err := storage.Open(ctx, storage.Options{DSN: w.dsn, MaxConns: 1, Patience: time.Millisecond})
+	db, err := storage.Open(ctx, storage.Options{DSN: w.dsn, MaxConns: 1, ReadOnly: true, Patience: time.Millisecond})
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,7 @@ type Options struct {
 	StatementTimeout time.Duration         // 30 s if 0
 	LockTimeout      time.Duration         // 10 s if 0
 	Patience         time.Duration         // how long an outage is ridden out; 30 s if 0
+	ReadOnly         bool                  // connect also where writing is not allowed, to look around
 	EvidenceLimit    int                   // of a finding; DefaultEvidenceLimit if 0
 	Log              *slog.Logger          // slog.Default() if nil
 	Registerer       prometheus.Registerer // none if nil
@@ -124,7 +125,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	// A server that may not be written to is of no use, but another one may stand
 	// behind the same name, or this one recover: each error ends its connection, and
 	// a new one is made only where writing is allowed.
-	if cfg.ConnConfig.ValidateConnect == nil {
+	if cfg.ConnConfig.ValidateConnect == nil && !o.ReadOnly {
 		cfg.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	keep := cfg.ConnConfig.OnPgError

@@ -75,7 +75,7 @@ func (c *DoctorCmd) options(cfg *config.Config, client *alerting.Client) doctor.
 		OpenLedger: func(ctx context.Context) (doctor.Ledger, error) {
 			// One connection, and no patience: an outage is what is looked for.
 			return storage.Open(ctx, storage.Options{
-				DSN: cfg.Postgres.DSN.Reveal(), MaxConns: 1, Patience: time.Millisecond, Log: slog.New(slog.DiscardHandler),
+				DSN: cfg.Postgres.DSN.Reveal(), MaxConns: 1, ReadOnly: true, Patience: time.Millisecond, Log: slog.New(slog.DiscardHandler),
 			})
 		},
 		Rules: func() (*rule.Set, []rule.Warning, error) {
