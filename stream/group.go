@@ -143,8 +143,10 @@ func (c *Client) NewGroup(o GroupOptions) (*Group, error) {
 // back so. Run returns nil when ctx is done, all work has ended and the group has
 // been left; errors of joining are told to State, and joining is tried again.
 func (g *Group) Run(ctx context.Context, work func(ctx context.Context, l *Lease) error) error {
+	g.mu.Lock()
 	g.held, g.ending, g.shared = make(map[int32]*holding), make(map[int32]<-chan struct{}), -1
 	g.conns, g.severed = make(map[net.Conn]struct{}), false
+	g.mu.Unlock()
 	g.dialling, g.severing = context.WithCancel(context.Background())
 	defer g.severing()
 	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{

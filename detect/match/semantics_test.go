@@ -165,13 +165,13 @@ func TestSemanticsUnderUpgrade(t *testing.T) {
 			}
 
 			w := fill(rand.New(rand.NewPCG(uint64(seed), 8)))
-			faulty := true
+			faulty, faults := true, rand.New(rand.NewPCG(uint64(seed), 9))
 			w.fail = func(string) (before, after error) {
 				switch {
 				case !faulty:
-				case rnd.IntN(8) == 0:
+				case faults.IntN(8) == 0:
 					return errors.New("call fails"), nil
-				case rnd.IntN(8) == 0:
+				case faults.IntN(8) == 0:
 					return nil, errors.New("answer is lost")
 				}
 				return nil, nil
