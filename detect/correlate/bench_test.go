@@ -66,6 +66,8 @@ func BenchmarkApply(b *testing.B) {
 	hot.Value = 100
 	one := rule.Correlation{Type: rule.EventCount, Timespan: 5 * time.Minute, Op: rule.OpGTE, Value: 1}
 	values := rule.Correlation{Type: rule.ValueCount, Timespan: time.Hour, Op: rule.OpGTE, Value: 100, Field: "f"}
+	sum := rule.Correlation{Type: rule.ValueSum, Timespan: time.Hour, Op: rule.OpGTE, Value: 1e12, Field: "f"}
+	percentile := rule.Correlation{Type: rule.ValuePercentile, Timespan: time.Hour, Op: rule.OpGTE, Value: 1e12, Field: "f", Percentile: 95}
 	for _, c := range []struct {
 		name   string
 		corr   rule.Correlation
@@ -78,6 +80,8 @@ func BenchmarkApply(b *testing.B) {
 		{"single_event/1000_keys", one, 1000, nil},
 		{"value_count/1_hot_key", values, 1, labels},
 		{"value_count/100k_keys", values, 100_000, labels},
+		{"value_sum/1_hot_key", sum, 1, nil},
+		{"value_percentile/1_hot_key", percentile, 1, nil},
 		{"new_value/100k_keys", rule.Correlation{Type: rule.NewValue, Field: "f", Learning: time.Hour, Forget: 1000 * time.Hour}, 100_000, labels[:3]},
 		{"baseline/1000_keys", rule.Correlation{Type: rule.Baseline, Timespan: 5 * time.Minute, Measure: "p95", MinVolume: 20, MinBuckets: 48, Factor: 4, Deviations: 6}, 1000, nil},
 	} {

@@ -13,7 +13,7 @@ import (
 func (w *windowed) evaluate(t touch) {
 	p := t.t.pane(t.slot, t.q)
 	full := t.t.keys.key(t.slot)
-	if p.hot {
+	if p.hot() {
 		w.fire(t.t, p, w.delta(full, t.q), w.least)
 	}
 	if !t.fresh {
@@ -97,7 +97,7 @@ func (w *windowed) judge(d dueJudge) {
 			peak, hot = max(peak, v), true
 		}
 	}
-	if p := own.pane(d.slot, d.q); hot || p.hot { // what fired before keeps what comes late
+	if p := own.pane(d.slot, d.q); hot || p.hot() { // what fired before keeps what comes late
 		w.fire(own, p, w.delta(full, d.q), peak)
 	}
 }
@@ -127,7 +127,7 @@ func (w *windowed) collect(q int64, ts [3]*table, slots [3]uint32) bool {
 				w.mask[at] |= refs
 				mask |= refs
 			}
-			cold = cold || !p.hot || p.done < p.n
+			cold = cold || !p.hot() || p.done < p.n
 		}
 	}
 	if w.byRef {
@@ -194,13 +194,18 @@ type labelAt struct {
 }
 
 // measureLabels counts distinct labels: each is in the windows that begin at most
-// m−1 panes before one of its panes.
+// m−1 panes before one of its panes. If a pane has more than are kept, all windows
+// are estimated.
 func (w *windowed) measureLabels() {
 	w.pairs = w.pairs[:0]
 	for at := range w.recs {
 		for k, p := range w.recs[at] {
 			if p == nil {
 				continue
+			}
+			if over := w.in[k].over(p); over != nil && over.labels != nil {
+				w.estimateLabels()
+				return
 			}
 			for i := p.head; i != 0; {
 				w.pairs = append(w.pairs, labelAt{*w.in[k].aux.at(i - 1), int32(at)})
@@ -231,6 +236,42 @@ func (w *windowed) measureLabels() {
 	}
 	for k := 1; k < w.m; k++ {
 		w.win[k] += w.win[k-1]
+	}
+}
+
+// estimateLabels fills win by sketches. All windows hold the pane in the middle: what
+// lies left of it is put together once, from there outwards, and what lies right of it
+// as the windows move on.
+func (w *windowed) estimateLabels() {
+	if w.left == nil {
+		w.left = make([]hyperLogLog, w.m)
+	}
+	var left, right hyperLogLog
+	for k := w.m - 1; k >= 0; k-- {
+		w.sketchLabels(&left, k)
+		w.left[k] = left
+	}
+	for k := range w.win {
+		if k > 0 {
+			w.sketchLabels(&right, k+w.m-1)
+		}
+		all := w.left[k]
+		all.union(&right)
+		w.win[k] = float64(all.estimate())
+	}
+}
+
+// sketchLabels adds the labels of one of the panes gathered.
+func (w *windowed) sketchLabels(to *hyperLogLog, at int) {
+	for k, p := range w.recs[at] {
+		if p == nil {
+			continue
+		}
+		if over := w.in[k].over(p); over != nil && over.labels != nil {
+			to.union(over.labels)
+		} else {
+			w.in[k].addLabels(to, p)
+		}
 	}
 }
 

@@ -39,7 +39,7 @@ func (w *windowed) inTime(full []byte, t *table, p *pane, e *entry, o *detect.Ob
 		return
 	}
 	e.where &^= lateBit
-	if !p.hot || e.echo() {
+	if !p.hot() || e.echo() {
 		return
 	}
 	for i, n := p.head, p.n-p.done; n > 0; n-- {

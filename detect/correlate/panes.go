@@ -47,8 +47,27 @@ type pane struct {
 	n    uint32 // entries
 	done uint32 // of them counted in a finding
 	head uint32 // 1 + the latest entry
-	over uint16 // 1 + the sketch of what came past the bound on entries
-	hot  bool
+	more uint32 // hotBit, and 1 + the sketch of what came past the bound on entries
+}
+
+const hotBit = 1 << 31
+
+func (p *pane) hot() bool { return p.more&hotBit != 0 }
+
+func (p *pane) heat() { p.more |= hotBit }
+
+// over is a pane's sketch; nil: it has none.
+func (t *table) over(p *pane) *sketch {
+	if i := p.more &^ hotBit; i != 0 {
+		return t.sketches[i-1]
+	}
+	return nil
+}
+
+// addOver gives a pane a sketch.
+func (t *table) addOver(p *pane, s *sketch) {
+	t.sketches = append(t.sketches, s)
+	p.more |= uint32(len(t.sketches))
 }
 
 // keySlot is a key in one generation: its panes, sorted, in a run of their class.
@@ -66,22 +85,23 @@ func (s *keySlot) run() run { return run{s.num, classOf(s.n)} }
 type sketch struct {
 	kept       [64]uint32 // entries by ref; for value_count labels past the bound, at 0
 	hll        hyperLogLog
-	count      uint32 // estimate
-	done       uint32 // of it counted in a finding
+	labels     *hyperLogLog // of all labels in the pane, once there are more than are kept
+	count      uint32       // estimate
+	done       uint32       // of it counted in a finding
 	deliveries uint64
 	last       int64 // greatest event time
 }
 
 // table is one generation of a rule's windows.
 type table struct {
-	gen     int64
-	keys    keyTable
-	slots   slab[keySlot]
-	panes   paneSlab
-	entries slab[entry]
-	aux     slab[uint64] // beside entries: for value_count the hash of the label, for temporal the refs in the pane up to it
-	ids     idTable
-	over    []*sketch
+	gen      int64
+	keys     keyTable
+	slots    slab[keySlot]
+	panes    paneSlab
+	entries  slab[entry]
+	aux      slab[uint64] // beside entries: for value_count the hash of the label, for temporal the refs in the pane up to it
+	ids      idTable
+	sketches []*sketch
 }
 
 // walk is how many entries of a pane are looked through one by one before they
@@ -195,9 +215,6 @@ func (w *windowed) insert(t *table, slot uint32, p *pane, o *detect.Observation,
 	s := t.slots.at(slot)
 	if int(p.n) >= w.e.opts.ExactIDs {
 		over := w.sketch(t, p)
-		if over == nil {
-			return
-		}
 		if !w.keepAnyway(t, slot, p, over, o, aux) {
 			s.events += over.add(o)
 			return
@@ -237,13 +254,10 @@ func (w *windowed) indexEntry(t *table, slot uint32, p *pane, i uint32) {
 	}
 }
 
-// sketch finds or makes a pane's sketch; there may be too many of them.
+// sketch finds or makes a pane's sketch.
 func (w *windowed) sketch(t *table, p *pane) *sketch {
-	if p.over != 0 {
-		return t.over[p.over-1]
-	}
-	if len(t.over) == 1<<16-1 {
-		return nil
+	if s := t.over(p); s != nil {
+		return s
 	}
 	s := &sketch{last: never}
 	if w.byRef {
@@ -253,8 +267,7 @@ func (w *windowed) sketch(t *table, p *pane) *sketch {
 			i = e.next
 		}
 	}
-	t.over = append(t.over, s)
-	p.over = uint16(len(t.over))
+	t.addOver(p, s)
 	return s
 }
 
@@ -271,10 +284,29 @@ func (w *windowed) keepAnyway(t *table, slot uint32, p *pane, s *sketch, o *dete
 		return false
 	}
 	if int(*kept) >= w.e.opts.ExactIDs {
+		if w.labels {
+			s.addLabel(t, p, aux)
+		}
 		return false
 	}
 	*kept++
 	return true
+}
+
+// addLabel counts a label past the bound on labels.
+func (s *sketch) addLabel(t *table, p *pane, label uint64) {
+	if s.labels == nil {
+		s.labels = &hyperLogLog{}
+		t.addLabels(s.labels, p)
+	}
+	s.labels.add(label)
+}
+
+// addLabels adds the labels of a pane's entries.
+func (t *table) addLabels(to *hyperLogLog, p *pane) {
+	for i := p.head; i != 0; i = t.entries.at(i - 1).next {
+		to.add(*t.aux.at(i - 1))
+	}
 }
 
 // add counts an event past the bound, as well as a sketch can, and returns by how
@@ -292,8 +324,8 @@ func (s *sketch) add(o *detect.Observation) uint32 {
 // total is the distinct events of a pane.
 func (t *table) total(p *pane) int64 {
 	n := int64(p.n)
-	if p.over != 0 {
-		n += int64(t.over[p.over-1].count)
+	if over := t.over(p); over != nil {
+		n += int64(over.count)
 	}
 	return n
 }

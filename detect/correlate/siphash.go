@@ -7,7 +7,7 @@ import (
 
 // sipHash is SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input
 // PRF", with the rounds that Rust and Ruby use for tables): who does not know the
-// key cannot aim at collisions. Unlike hash/maphash its key can be written down.
+// key cannot aim at collisions. Unlike that of hash/maphash its key can be chosen.
 func sipHash(key [2]uint64, s string) uint64 {
 	v0, v1 := key[0]^0x736f6d6570736575, key[1]^0x646f72616e646f6d
 	v2, v3 := key[0]^0x6c7967656e657261, key[1]^0x7465646279746573

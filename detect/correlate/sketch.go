@@ -7,7 +7,12 @@ import (
 
 const hllBits = 10
 
-// hyperLogLog estimates how many distinct hashes were added, to about 3 %.
+// hllError is the standard error of an estimate, 1.04/√m of m registers.
+const hllError = 0.0325
+
+// hyperLogLog estimates how many distinct hashes were added (Flajolet, Fusy, Gandouet
+// and Meunier, "HyperLogLog: the analysis of a near-optimal cardinality estimation
+// algorithm", 2007; few are counted linearly, as there). It is a function of the set.
 type hyperLogLog struct {
 	reg   [1 << hllBits]uint8
 	sum   float64 // of 2^−reg
@@ -16,11 +21,24 @@ type hyperLogLog struct {
 }
 
 func (h *hyperLogLog) add(hash uint64) {
+	i := hash >> (64 - hllBits)
+	h.raise(int(i), uint8(bits.LeadingZeros64(hash<<hllBits|1<<(hllBits-1))+1))
+}
+
+// union adds all that was added to o.
+func (h *hyperLogLog) union(o *hyperLogLog) {
+	if !o.init {
+		return
+	}
+	for i, rank := range o.reg {
+		h.raise(i, rank)
+	}
+}
+
+func (h *hyperLogLog) raise(i int, rank uint8) {
 	if !h.init {
 		h.init, h.sum, h.zeros = true, 1<<hllBits, 1<<hllBits
 	}
-	i := hash >> (64 - hllBits)
-	rank := uint8(bits.LeadingZeros64(hash<<hllBits|1<<(hllBits-1)) + 1)
 	if old := h.reg[i]; rank > old {
 		if old == 0 {
 			h.zeros--

@@ -32,7 +32,7 @@ import (
 // formatSnapshot names the format and with it the meaning of what is in it. A
 // detector that keeps something else, or cuts time otherwise, gets a new one: a
 // snapshot of another format is not read.
-const formatSnapshot = 1
+const formatSnapshot = 2
 
 const (
 	frameBytes = 256 << 10

@@ -6,8 +6,6 @@ import "math"
 // applied first, and what waits to be judged.
 func (w *windowed) snapshot(s *snapshotWriter) {
 	s.params(w.pane, int64(w.m), w.gen)
-	s.fixed64(w.labelKey[0])
-	s.fixed64(w.labelKey[1])
 	s.uvarint(uint64(len(w.tables)))
 	var chain []uint32
 	for _, t := range w.tables {
@@ -47,10 +45,11 @@ func (w *windowed) snapshotPane(s *snapshotWriter, t *table, p *pane, chain []ui
 	s.uvarint(uint64(p.n))
 	s.uvarint(uint64(p.done))
 	flags := byte(0)
-	if p.hot {
+	if p.hot() {
 		flags |= paneHot
 	}
-	if p.over != 0 {
+	over := t.over(p)
+	if over != nil {
 		flags |= paneOver
 	}
 	s.byte(flags)
@@ -69,15 +68,14 @@ func (w *windowed) snapshotPane(s *snapshotWriter, t *table, p *pane, chain []ui
 			s.fixed64(*t.aux.at(chain[k]))
 		}
 	}
-	if p.over != 0 {
-		t.over[p.over-1].snapshot(s)
+	if over != nil {
+		over.snapshot(s)
 	}
 	return chain
 }
 
 func (w *windowed) load(r *snapshotReader) {
 	r.same(w.pane, int64(w.m), w.gen)
-	w.labelKey = [2]uint64{r.fixed64(), r.fixed64()}
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		t := &table{gen: r.varint()}
 		if w.table(t.gen) != nil {
@@ -137,7 +135,9 @@ func (w *windowed) loadPane(r *snapshotReader, t *table, slot uint32) {
 		r.fail()
 		return
 	}
-	p.hot = flags&paneHot != 0
+	if flags&paneHot != 0 {
+		p.heat()
+	}
 	for ; n > 0 && r.err == nil; n-- {
 		at, src := r.below(uint64(w.pane)), r.below(uint64(len(r.sources)))
 		e := entry{where: r.uvarint(), crc: r.fixed32(), id: r.fixed64(), next: p.head}
@@ -168,12 +168,7 @@ func (w *windowed) loadPane(r *snapshotReader, t *table, slot uint32) {
 		}
 	}
 	if flags&paneOver != 0 {
-		if len(t.over) == math.MaxUint16 {
-			r.fail()
-			return
-		}
-		t.over = append(t.over, loadSketch(r))
-		p.over = uint16(len(t.over))
+		t.addOver(p, loadSketch(r))
 	}
 }
 
@@ -186,6 +181,11 @@ func (s *sketch) snapshot(w *snapshotWriter) {
 	w.uvarint(s.deliveries)
 	w.varint(s.last)
 	s.hll.snapshot(w)
+	labels := s.labels
+	if labels == nil {
+		labels = &hyperLogLog{}
+	}
+	labels.snapshot(w)
 }
 
 func loadSketch(r *snapshotReader) *sketch {
@@ -196,6 +196,10 @@ func loadSketch(r *snapshotReader) *sketch {
 	s.count, s.done = uint32(r.below(math.MaxUint32)), uint32(r.below(math.MaxUint32))
 	s.deliveries, s.last = r.uvarint(), r.varint()
 	s.hll.load(r)
+	var labels hyperLogLog
+	if labels.load(r); labels.init {
+		s.labels = &labels
+	}
 	return s
 }
 

@@ -1,6 +1,8 @@
 package correlate
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
@@ -32,8 +34,8 @@ type windowed struct {
 	labels bool // value_count
 	// numbers is set for value_sum, value_avg and value_percentile.
 	numbers bool
-	// labelKey is that of the labels' hashes. Unlike the seed it goes into snapshots:
-	// of a label only its hash is kept.
+	// labelKey is that of the labels' hashes. Unlike the seed it is the rule's, so that
+	// whoever estimates how many there are comes to the same.
 	labelKey [2]uint64
 	byRef    bool // temporal: an event counts for each ref
 	ordered  bool
@@ -52,6 +54,7 @@ type windowed struct {
 	win    []float64
 	best   []float64
 	pairs  []labelAt
+	left   []hyperLogLog
 	nums   []numberAt
 	sums   []float64
 	events []orderedEvent
@@ -80,7 +83,8 @@ func newWindowed(b *base) (*windowed, error) {
 	}
 	w.m = int((int64(b.c.Timespan) + w.pane - 1) / w.pane)
 	w.salt = maphash.String(b.seed, "salt")
-	w.labelKey = [2]uint64{maphash.String(b.seed, "label"), maphash.String(b.seed, "label key")}
+	sum := sha256.Sum256([]byte("labels of " + b.r.Version))
+	w.labelKey = [2]uint64{binary.LittleEndian.Uint64(sum[:]), binary.LittleEndian.Uint64(sum[8:])}
 	switch b.c.Type {
 	case rule.ValueCount:
 		w.labels = true
@@ -280,7 +284,7 @@ func (w *windowed) again(full []byte, p *pane, e *entry, o *detect.Observation, 
 		return
 	}
 	e.at, e.where, e.crc = e.at&^0xffff|uint64(uint16(src)), uint64(o.Offset)<<8|e.where&0xff, o.CRC
-	if p.hot && !w.e.silent {
+	if p.hot() && !w.e.silent {
 		d := w.get(full, w.tile(p.q))
 		at := w.timeOf(p.q, e)
 		d.First, d.Last = min(d.First, at), max(d.Last, at)
@@ -308,12 +312,9 @@ func (w *windowed) delta(full []byte, q int64) *delta {
 
 // fire makes a pane hot and counts what is new in it into d.
 func (w *windowed) fire(t *table, p *pane, d *delta, peak float64) {
-	var over *sketch
-	if p.over != 0 {
-		over = t.over[p.over-1]
-	}
+	over := t.over(p)
 	fresh := p.done < p.n || over != nil && over.done < over.count
-	p.hot = true
+	p.heat()
 	if d != nil {
 		d.Peak = max(d.Peak, peak)
 		if d.First > d.Last { // any event of the pane: all are counted in the end
@@ -414,6 +415,10 @@ func (w *windowed) detail(d *delta) string {
 	b = appendField(b, "window", w.c.Timespan.String())
 	if d.estimated {
 		b = append(b, `,"estimated":true`...)
+		if !w.numbers {
+			b = append(b, `,"standard_error":`...)
+			b = strconv.AppendFloat(b, hllError, 'f', -1, 64)
+		}
 	}
 	if _, other := w.split(w.other(d.Tenant)); string(other) == string(d.Key) {
 		b = append(b, `,"folded":true`...)
