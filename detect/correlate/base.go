@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
@@ -21,7 +22,8 @@ type base struct {
 	types   []event.Type // that the rules it refers to read
 	late    int64        // the greatest lateness of the types, or the rule's own
 	keep    time.Duration
-	least   float64 // the peak of a delta that has none
+	hold    time.Duration // how long, beyond the lateness, something may wait to settle
+	least   float64       // the peak of a delta that has none
 	seed    maphash.Seed
 	tenants []string
 	deltas  deltas
@@ -42,6 +44,11 @@ func newBase(e *Engine, r *rule.Rule) (*base, error) {
 	}
 	for _, t := range b.types {
 		b.late = max(b.late, int64(lateness(t)))
+	}
+	b.hold = cmp.Or(c.Hold, originHold)
+	if c.Lateness > 0 {
+		// Who can promise only what is so old promises it somewhat later still.
+		b.hold += time.Duration(b.late)
 	}
 	b.late = max(b.late, int64(c.Lateness))
 	b.keep = c.Timespan + time.Duration(b.late)

@@ -90,7 +90,7 @@ func newBaseline(b *base) (*baseline, error) {
 		return nil, fmt.Errorf("measure ratio of %d rules: want two", len(b.c.Rules))
 	}
 	n.behind = (b.late + n.size - 1) / n.size
-	n.maxOpen = int64(originHold) + n.size + b.late
+	n.maxOpen = int64(b.hold) + n.size + b.late
 	n.profiles = newProfiles(b, readBucketProfile)
 	b.keep = time.Duration(n.maxOpen)
 	n.due.less = func(a, b *bucket) bool {

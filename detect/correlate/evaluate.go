@@ -108,7 +108,7 @@ func (w *windowed) collect(q int64, ts [3]*table, slots [3]uint32) bool {
 	clear(w.counts)
 	clear(w.mask)
 	clear(w.recs)
-	w.in = ts
+	w.in, w.slots = ts, slots
 	from, to := q-int64(w.m)+1, q+int64(w.m)-1
 	var mask uint64
 	cold := false

@@ -66,6 +66,11 @@ func (w *windowed) await(c *cursor, q int64, made bool) {
 		}
 		return
 	}
+	at := dueJudge{q: q, gen: c.gen, slot: c.slot[1] - 1}
+	if at == w.awaited {
+		return // it is judged behind the section
+	}
+	w.awaited = at
 	for i, t := range c.t {
 		if t == nil || c.slot[i] == 0 {
 			continue

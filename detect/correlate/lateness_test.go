@@ -1,7 +1,9 @@
 package correlate_test
 
 import (
+	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/detect/rule"
+	"github.com/vedette-sec/vedette/event"
 )
 
 // displaced has a fifth of the deliveries come up to ten minutes late and, of the
@@ -165,4 +168,56 @@ func TestKeepFollowsLateness(t *testing.T) {
 			t.Errorf("%s: keeps %v with a lateness of 6h, %v without", k.name, long, short)
 		}
 	}
+}
+
+// After a gap in the log A moves on by hours at once, while a collector's promise may
+// still be an old one. What waits to settle is judged then, not dropped with its
+// generation; values are taken in their order, whichever was appended first.
+func TestWaitingIsJudgedBeforeItIsDropped(t *testing.T) {
+	promise := func(m float64) []detect.Progress {
+		return []detect.Progress{{Origin: "file", Type: string(event.TypeAPIGateway), Through: minutes(m)}}
+	}
+	t.Run("event_count_lt", func(t *testing.T) {
+		h := newHand(t, newRule(rule.Correlation{Type: rule.EventCount, Timespan: time.Minute, Op: rule.OpLT, Value: 3}, 1), correlate.Options{Sources: 1})
+		h.on(0, 0, promise(-10), 0)
+		h.put(1, simEvent{time: minutes(1), id: 1, key: "a"})
+		h.on(0, 2*24*60, promise(-5), 0)
+		if fs := h.findings(); len(fs) != 1 || fs[0].Count != 1 {
+			t.Errorf("found %+v, want the one event", fs)
+		}
+		if n := h.e.Stats().Forced; n != 1 {
+			t.Errorf("%d judged before they settled, want 1", n)
+		}
+	})
+	t.Run("event_count_eq with a neighbour that is dropped", func(t *testing.T) {
+		h := newHand(t, newRule(rule.Correlation{Type: rule.EventCount, Timespan: time.Minute, Op: rule.OpEQ, Value: 3}, 1), correlate.Options{Sources: 1})
+		keep := h.e.Keep().Minutes()
+		border := (math.Floor(float64(start)/float64(h.e.Keep())) + 1) * float64(h.e.Keep())
+		b := (border - float64(start)) / float64(time.Minute)
+		h.on(0, b-10, promise(b-30), 0)
+		h.put(b-0.03, simEvent{time: minutes(b - 0.03), id: 1, key: "a"})
+		h.put(b-0.02, simEvent{time: minutes(b - 0.02), id: 2, key: "a"})
+		h.put(b+0.02, simEvent{time: minutes(b + 0.02), id: 3, key: "a"})
+		h.on(0, b+keep+1, promise(b-20), 0) // the first two are dropped
+		h.on(0, b+keep+2, promise(b+keep), 0)
+		if fs := h.findings(); len(fs) != 1 || fs[0].Count != 3 {
+			t.Errorf("found %+v, want one of three events", fs)
+		}
+	})
+	t.Run("new_value", func(t *testing.T) {
+		h := newHand(t, newRule(rule.Correlation{Type: rule.NewValue, Field: "country", Learning: time.Minute, Forget: 90 * 24 * time.Hour}, 1), correlate.Options{Sources: 1})
+		h.on(0, 0, promise(-30), 0)
+		h.put(1, simEvent{time: minutes(-20), id: 1, key: "a", label: "DE"})
+		h.put(2, simEvent{time: minutes(2), id: 2, key: "a", label: "FR"})
+		h.put(12, simEvent{time: minutes(1), id: 3, key: "a", label: "IT"}) // appended last
+		h.on(0, 2+2*60+15, promise(-25), 0)
+		h.on(0, 2*24*60, promise(2*24*60), 0)
+		known := map[string]string{}
+		for _, f := range h.findings() {
+			known[f.Detail[len(`{"value":"`):len(`{"value":"`)+2]] = f.Detail
+		}
+		if !strings.Contains(known["FR"], `"IT"`) || strings.Contains(known["IT"], `"FR"`) {
+			t.Errorf("found %v, want IT before FR", known)
+		}
+	})
 }

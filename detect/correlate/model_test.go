@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"math/big"
 	"slices"
 	"sort"
 	"strconv"
@@ -81,12 +82,12 @@ func measureOf(c *rule.Correlation, evs []simEvent) float64 {
 		}
 		sum := 0.0
 		for _, q := range slices.Sorted(mapKeys(byPane)) {
-			slices.Sort(byPane[q])
-			here := 0.0
+			here := new(big.Float).SetPrec(2000)
 			for _, v := range byPane[q] {
-				here += v
+				here.Add(here, big.NewFloat(v))
 			}
-			sum += here
+			rounded, _ := here.Float64()
+			sum += rounded
 		}
 		if c.Type == rule.ValueAvg {
 			return sum / float64(n)

@@ -69,7 +69,7 @@ func newNewValue(b *base) *newValue {
 	n := &newValue{base: b, pending: map[valueOf]*pendingValue{}, forced: never}
 	n.profiles = newProfiles(b, readValueProfile)
 	n.quantum = max(int64(time.Hour), int64(b.c.Forget)/128)
-	n.maxOpen = int64(originHold) + b.late
+	n.maxOpen = int64(b.hold) + b.late
 	n.grid = int64(time.Minute)
 	b.keep = time.Duration(n.maxOpen)
 	n.waiting.less = func(a, b *valueEvent) bool { return detect.CompareEvidence(a.Evidence, b.Evidence) < 0 }
@@ -216,16 +216,23 @@ func (n *newValue) advance() {
 	}
 }
 
-// force takes what was appended by the time given and still waits.
+// force takes what was appended by the time given and still waits, and what waits of
+// the same keys before it.
 func (n *newValue) force(stamp int64) {
-	var old []*valueEvent
+	upTo := map[string]*valueEvent{}
 	for _, ev := range n.waiting.items {
-		if ev.stamp <= stamp {
-			old = append(old, ev)
+		if last := upTo[ev.full]; ev.stamp <= stamp && (last == nil || n.waiting.less(last, ev)) {
+			upTo[ev.full] = ev
 		}
 	}
-	if len(old) == 0 {
+	if len(upTo) == 0 {
 		return
+	}
+	var old []*valueEvent
+	for _, ev := range n.waiting.items {
+		if last := upTo[ev.full]; last != nil && !n.waiting.less(last, ev) {
+			old = append(old, ev)
+		}
 	}
 	slices.SortFunc(old, func(a, b *valueEvent) int { return detect.CompareEvidence(a.Evidence, b.Evidence) })
 	for _, ev := range old {

@@ -507,11 +507,7 @@ func (s *session) commit(ctx context.Context) error {
 		m.Clock.WithLabelValues(o.label).Set(float64(c.Mark.Clock) / 1e9)
 	}
 	if snapshot {
-		write := s.snapshot(c.Mark)
-		s.spawn(func() error {
-			write()
-			return nil
-		})
+		s.snapshot(c.Mark)
 	}
 	return nil
 }

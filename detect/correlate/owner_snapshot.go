@@ -80,27 +80,27 @@ func (s *session) snapshotDue() bool {
 	return s.owner.o.Snapshots != nil && !s.writing.Load() && time.Since(s.snapped) >= s.owner.o.SnapshotEvery
 }
 
-// snapshot gathers a snapshot behind a checkpoint that saved m as a mark. The
-// returned function writes it, on any goroutine.
-func (s *session) snapshot(m Mark) (write func()) {
+// snapshot gathers a snapshot behind a checkpoint that saved m as a mark, and has it
+// written beside the work.
+func (s *session) snapshot(m Mark) {
 	o := s.owner
 	s.snapped = time.Now()
 	data, err := o.o.Snapshots.encode(o.o.Partition, m, s.engine)
-	if err == nil {
-		o.o.Metrics.SnapshotPause.Observe(time.Since(s.snapped).Seconds())
-	} else {
+	if err != nil {
 		o.tellSnapshot(err)
-		return func() {}
+		return
 	}
+	o.o.Metrics.SnapshotPause.Observe(time.Since(s.snapped).Seconds())
 	s.writing.Store(true)
-	return func() {
+	s.spawn(func() error {
 		defer s.writing.Store(false)
 		err := o.o.Snapshots.write(o.o.Partition, m.Position, data)
 		if err == nil {
 			o.o.Metrics.SnapshotBytes.WithLabelValues(o.label).Set(float64(data.n))
 		}
 		o.tellSnapshot(err)
-	}
+		return nil // it is a cache
+	})
 }
 
 func (o *Owner) tellSnapshot(err error) {

@@ -102,6 +102,7 @@ type table struct {
 	aux      slab[uint64] // beside entries: for value_count the hash of the label, for temporal the refs in the pane up to it
 	ids      idTable
 	sketches []*sketch
+	sums     map[paneAt]*paneSum
 }
 
 // walk is how many entries of a pane are looked through one by one before they

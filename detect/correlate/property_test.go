@@ -122,7 +122,7 @@ func amounts(burst func(refs, labels, ids int) func(*rand.Rand, int) []simEvent)
 	return func(r *rand.Rand, n int) []simEvent {
 		evs := burst(1, 1, 1)(r, n)
 		for i := range evs {
-			evs[i].number = float64(in(r, -40, 120)) / 10
+			evs[i].number = float64(in(r, -40, 120)) / pick(r, 10, 10, 3, 7e-9)
 		}
 		return evs
 	}

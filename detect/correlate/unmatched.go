@@ -90,7 +90,7 @@ func newUnmatched(b *base) *unmatched {
 			}
 		}
 	}
-	n.hold = int64(cmp.Or(b.c.Hold, originHold) + b.c.Lateness)
+	n.hold = int64(b.hold + b.c.Lateness)
 	n.retain = n.before + n.after + b.late
 	b.keep = time.Duration(n.retain + n.hold)
 	byTime := func(a, b *joinEvent) bool { return detect.CompareEvidence(a.Evidence, b.Evidence) < 0 }

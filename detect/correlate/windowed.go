@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -46,17 +47,21 @@ type windowed struct {
 
 	full    []byte // key being applied
 	touched []touch
+	awaited dueJudge // the pane of the last late event
 	// Scratch of evaluate, by pane of the 2m−1 around the one touched.
 	counts []int64
 	mask   []uint64
 	recs   [][3]*pane
 	in     [3]*table
+	slots  [3]uint32
 	win    []float64
 	best   []float64
 	pairs  []labelAt
 	left   []hyperLogLog
 	nums   []numberAt
 	sums   []float64
+	parts  []float64
+	few    paneSum
 	events []orderedEvent
 }
 
@@ -106,7 +111,7 @@ func newWindowed(b *base) (*windowed, error) {
 		return nil, fmt.Errorf("operator %q is not supported", w.op)
 	}
 	if w.settled {
-		b.keep += originHold // what waits to settle has to be kept meanwhile
+		b.keep += b.hold // what waits to settle has to be kept meanwhile
 	}
 	w.due.less = func(a, b dueJudge) bool { return a.q < b.q }
 	w.gen = int64(b.keep)
@@ -176,6 +181,7 @@ func (w *windowed) apply(g *detect.Group, next int64) {
 	w.full = append(w.full[:0], w.fullKey(g.Tenant, g.Key)...)
 	c := cursor{gen: never, full: w.full, hash: w.hash(w.full)}
 	w.touched = w.touched[:0]
+	w.awaited = dueJudge{q: never}
 	for i := range g.Obs {
 		o := &g.Obs[i]
 		if o.Offset < next {
@@ -363,7 +369,49 @@ func (w *windowed) advance() {
 	if c.a != always {
 		oldest = floorDiv(c.a, w.gen) - 1
 	}
-	w.tables = slices.DeleteFunc(w.tables, func(t *table) bool { return t.gen < oldest })
+	old := func(t *table) bool { return t.gen < oldest }
+	if w.settled && slices.ContainsFunc(w.tables, old) {
+		w.force(oldest)
+	}
+	w.tables = slices.DeleteFunc(w.tables, old)
+}
+
+// force judges what still waits to settle in generations that are about to be
+// dropped, or shares a window with what is: after a gap in the log A moves on by hours
+// at once.
+func (w *windowed) force(oldest int64) {
+	var due, left []dueJudge
+	for _, d := range w.due.items {
+		if d.gen < oldest || d.gen == oldest && w.leans(d) {
+			due = append(due, d)
+		} else {
+			left = append(left, d)
+		}
+	}
+	slices.SortFunc(due, func(a, b dueJudge) int { return cmp.Compare(a.q, b.q) })
+	for _, d := range due {
+		w.e.stats.Forced++
+		w.judge(d)
+	}
+	w.due.items = nil
+	for _, d := range left {
+		w.due.push(d)
+	}
+}
+
+// leans reports whether a window over a pane holds panes of the generation before.
+func (w *windowed) leans(d dueJudge) bool {
+	own, before := w.table(d.gen), w.table(d.gen-1)
+	if own == nil || before == nil {
+		return false
+	}
+	slot, ok := before.keys.find(own.keys.refs.at(d.slot).hash, own.keys.key(d.slot))
+	if !ok {
+		return false
+	}
+	ps := before.of(slot)
+	i := search(ps, d.q-int64(w.m)+1)
+	return i < len(ps) && ps[i].q < d.q+int64(w.m)
 }
 
 func (w *windowed) horizon(a int64) int64 {
