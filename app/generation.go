@@ -20,8 +20,8 @@ import (
 )
 
 // generation is what makes match a function of the record: the rules, the
-// enrichment and the semantics of the program, by value. Databases are named by digest and looked for in the data
-// directory's geo folder.
+// enrichment and the semantics of the program, by value. Databases are named by digest
+// and looked for in the data directory's geo folder.
 type generation struct {
 	Semantics int               `json:"semantics,omitempty"` // match.Semantics; those stored before there was a number: 0, which is 1
 	Rules     map[string][]byte `json:"rules"`               // file → content

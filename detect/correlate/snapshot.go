@@ -84,7 +84,8 @@ func (e *Engine) Snapshot(to io.Writer) error {
 
 // Load fills the windows of an engine that stands, without windows, at the state at
 // which a snapshot was written, and may have been given the profiles of a later
-// one. The engine has to have the rules that are in the snapshot and no others. Every error wraps ErrSnapshot or is the reader's.
+// one. The engine has to have the rules that are in the snapshot and no others. Every
+// error wraps ErrSnapshot or is the reader's.
 func (e *Engine) Load(from io.Reader) error {
 	r := &snapshotReader{from: from}
 	if f := r.byte(); r.err == nil && f != formatSnapshot {

@@ -4,6 +4,6 @@
 // by rule and group-by values, to vedette.observations.
 //
 // What it writes is a function of the records and of the generation in force:
-// the rules, the enrichment and the [Semantics] of the program. Whoever reads the same records again writes the
-// same observations.
+// the rules, the enrichment and the [Semantics] of the program. Whoever reads the
+// same records again writes the same observations.
 package match

@@ -1,7 +1,6 @@
 package app_test
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,76 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/vedette-sec/vedette/api"
 	"github.com/vedette-sec/vedette/config"
 	"github.com/vedette-sec/vedette/secret"
 )
-
-// TestPostgresTakesNoWrites: a server that answers but may not be written to, as one
-// that was a primary before a failover, is not called ready, and connections to it
-// are not kept once it may be written to again.
-func TestPostgresTakesNoWrites(t *testing.T) {
-	var dsn string
-	o := beset(t, func(c *config.Config) { dsn = c.Postgres.DSN.Reveal() })
-	admin, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close(context.Background())
-	run := func(sql string) {
-		t.Helper()
-		if _, err := admin.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	name := pgx.Identifier{admin.Config().Database}.Sanitize()
-	run("ALTER DATABASE " + name + " SET default_transaction_read_only = on")
-	run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
-	o.eventually("readiness names Postgres", func() bool { return o.ready("postgres") })
-	o.alive()
-	run("ALTER DATABASE " + name + " RESET default_transaction_read_only")
-	o.settle() // nobody ends connections this time
-}
-
-// TestStopInAnOutage: whatever is away, the service ends within a bounded time.
-func TestStopInAnOutage(t *testing.T) {
-	for what, fail := range map[string]func(*outage, *proxy){
-		"Kafka is gone":      func(o *outage, _ *proxy) { o.broker.Close() },
-		"Postgres is gone":   func(_ *outage, p *proxy) { p.cut() },
-		"Postgres is silent": func(_ *outage, p *proxy) { p.hang() },
-	} {
-		t.Run(what, func(t *testing.T) {
-			if what == "Postgres is silent" && testing.Short() {
-				t.Skip("it takes as long as deadlines do")
-			}
-			var p *proxy
-			o := beset(t, func(c *config.Config) {
-				var dsn string
-				p, dsn = pgProxy(t, c.Postgres.DSN.Reveal())
-				c.Postgres.DSN = secret.String(dsn)
-			})
-			name := "postgres"
-			if what == "Kafka is gone" {
-				name = "kafka"
-			}
-			fail(o, p)
-			o.eventually("readiness tells", func() bool { return o.ready(name) })
-			o.cancel()
-			o.done.Wait()
-			began := time.Now()
-			o.app.Stop()
-			if took := time.Since(began); took > stopWithin {
-				t.Errorf("stopping took %v", took)
-			}
-		})
-	}
-}
-
-// stopWithin is what docs/operations.md promises, and shorter than the half minute
-// that a container gets.
-const stopWithin = 20 * time.Second
 
 // TestSlowReceiver: a receiver that takes connections and never answers delays its
 // own alerts; another is told at once, detection goes on, and the age of what is
@@ -142,6 +75,57 @@ func TestSlowReceiver(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// TestRuleThatMatchesEverything: a rule that fires for each record costs a row an
+// hour, not a row an event, its incident counts exactly, and the receiver is told of
+// it, not of each event.
+func TestRuleThatMatchesEverything(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "everything.yml"), []byte(`title: Everything
+id: 5f8a1b8e-8d5c-4a7f-9c9e-0d6a4f2b7c11
+status: test
+level: high
+author: Test
+logsource: {product: vedette, service: aws.apigateway}
+detection:
+  any: {http_request.http_method: POST}
+  condition: any
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, func(c *config.Config) {
+		c.Rules.Shipped, c.Rules.Paths = false, []string{dir}
+	})
+	defer s.app.Stop()
+	from := time.Now().Add(-10 * time.Minute).Truncate(time.Hour)
+	const bodies, lines = 20, 250
+	for i := range bodies {
+		if code, b := s.do("POST", "/v1/logs", api.ScopeIngest, refusals(lines, fmt.Sprintf("203.0.113.%d", i%3), from.Add(time.Duration(i)*time.Second))); code != 202 {
+			t.Fatalf("push: %d %s", code, b)
+		}
+	}
+	o := &outage{system: s, t: t}
+	var counted int64
+	s.eventually("every event is counted", func() bool {
+		counted = 0
+		for _, in := range s.incidents() {
+			counted += in.Count
+		}
+		return counted == bodies*lines
+	})
+	if n := len(s.incidents()); n > 3 {
+		t.Errorf("%d incidents, want one for each of the three addresses at most", n)
+	}
+	if n := o.metric("vedette_storage_finding_rows_total"); n > bodies*lines/10 {
+		t.Errorf("%v rows of findings were written for %d events", n, bodies*lines)
+	}
+	s.eventually("the receiver is told", func() bool { return s.hooked("trigger") })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.hooks) > bodies {
+		t.Errorf("the receiver was told %d times", len(s.hooks))
+	}
 }
 
 // TestRuleThatMatchesEverythingByKey: a rule that fires for each record under a key
