@@ -57,6 +57,26 @@ type Source struct {
 	Partition   int32
 }
 
+// derived marks the incarnations of derived sources, which no log can have.
+const derived = 1 << 31
+
+// DerivedSource is the source whose records are what the rules of one level of
+// chains derive on a partition of vedette.observations in a layout: it has no topic
+// of its own, correlate's checkpoints hold it.
+func DerivedSource(layout int64, level int, partition int32) Source {
+	return Source{Incarnation: derived | uint32(layout&0x7fffff)<<8 | uint32(level&0xff), Partition: partition}
+}
+
+// Derived tells whether s is a source of DerivedSource.
+func (s Source) Derived() bool { return s.Incarnation&derived != 0 }
+
+// Level is the level of a derived source.
+func (s Source) Level() int { return int(s.Incarnation & 0xff) }
+
+// DerivedType stands in [Progress] and [Seen] for a log type: the events that the
+// rule of that version derives.
+func DerivedType(ruleVersion string) string { return "derived/" + ruleVersion }
+
 // Pointer says where the record of an observation stands, and what its bytes
 // sum to (CRC-32C), so that a pointer that no longer holds is noticed.
 type Pointer struct {

@@ -43,6 +43,37 @@ type Commit struct {
 	DropMarks int64 // marks below this position are no longer needed
 	Findings  []detect.Finding
 	Pages     []Page
+	Derived   []Derived // at most one of each level
+}
+
+// Derived is what the rules of one level of chains came to since the checkpoint
+// before, for the rules above them: correlations that refer to correlations. It is
+// written with the checkpoint and relayed to vedette.observations as sections of
+// [detect.DerivedSource]. Its events get the offsets that follow those of the
+// checkpoint before, and the clock takes one more, so that it moves without events.
+type Derived struct {
+	Level int // of the rules that it comes from; 0: they refer to detections only
+	// Clock is A as these rules know it, ns: all that they derive with a stamp up to it
+	// is in this checkpoint or before it.
+	Clock int64
+	// Progress says, under the type [detect.DerivedType] of each of these rules, up to
+	// which event time all its events are there.
+	Progress []detect.Progress
+	Events   []DerivedEvent
+}
+
+// DerivedEvent is an event of a chain, as an observation of the rule above. For
+// windows it is a hot pane: IDHash is of rule, key and pane, Time the pane's start.
+type DerivedEvent struct {
+	Tenant      string
+	RuleVersion string // of the rule above
+	Key         []byte // in the order of that rule's group-by
+	Time, Stamp int64  // ns; Stamp is Derived.Clock when it was derived
+	IDHash      uint64
+	Ref         uint8
+	Number      float64
+	Label       string
+	Record      []byte // JSON object that says what it is, for evidence
 }
 
 // Ledger is where correlate's effects live: Postgres, or memory for replay.
