@@ -37,6 +37,11 @@ const WholeGroup int32 = -1
 
 var errJoining = errors.New("joining")
 
+// ErrUnfit is what work ends with on a partition that another member may be able to
+// work on while this one is not: the partition goes to one that has not said so
+// yet, or else to the one that said so longest ago.
+var ErrUnfit = errors.New("another member has to do it")
+
 // Group shares the partitions of a topic among processes, by the consumer group
 // protocol. It only says who works on what. No offset is committed to it: places
 // are kept by those who do the work, and fenced, so that it does no harm if two
@@ -54,6 +59,8 @@ type Group struct {
 	held   map[int32]*holding
 	ending map[int32]<-chan struct{} // work on partitions that have gone, which may not have ended yet
 	claim  claim                     // what the next join tells the others
+	unfit  map[int32]unfit           // partitions on which work last ended with ErrUnfit
+	back   chan struct{}             // holds something if a partition is to be handed back
 	round  int                       // counts the generations that this process has entered
 	shared int                       // partitions that this member, leading, shared out in the generation to come; −1: it did not
 	works  sync.WaitGroup
@@ -69,6 +76,14 @@ type holding struct {
 	lease  *Lease
 	cancel context.CancelFunc
 	done   chan struct{}
+}
+
+// unfit is a partition that this member cannot work on for now.
+type unfit struct {
+	now        bool  // work on it was not begun again since
+	generation int32 // of the group, when it last said so
+	asked      time.Time
+	wait       time.Duration // before it may be handed back once more
 }
 
 // Lease is the right to work on a partition, as the group gave it.
@@ -146,6 +161,7 @@ func (g *Group) Run(ctx context.Context, work func(ctx context.Context, l *Lease
 	g.mu.Lock()
 	g.held, g.ending, g.shared = make(map[int32]*holding), make(map[int32]<-chan struct{}), -1
 	g.conns, g.severed = make(map[net.Conn]struct{}), false
+	g.unfit, g.back = make(map[int32]unfit), make(chan struct{}, 1)
 	g.mu.Unlock()
 	g.dialling, g.severing = context.WithCancel(context.Background())
 	defer g.severing()
@@ -192,6 +208,12 @@ func (g *Group) enter(ctx context.Context, gen *kafka.Generation, work func(cont
 	if led >= 0 {
 		gen.Start(func(ended context.Context) { g.watch(ended, led) })
 	}
+	gen.Start(func(ended context.Context) {
+		select {
+		case <-g.back: // to return ends the generation
+		case <-ended.Done():
+		}
+	})
 	gen.Start(func(ended context.Context) {
 		<-ended.Done()
 		g.suspend(round)
@@ -295,6 +317,7 @@ func (g *Group) hold(ctx context.Context, p int32, before <-chan struct{}, work 
 		for backoff := minWorkBackoff; h.lease.Confirm(ctx) == nil; backoff = min(2*backoff, maxWorkBackoff) {
 			began := time.Now()
 			g.state(ctx, p, nil)
+			g.try(p)
 			err := work(ctx, h.lease)
 			if ctx.Err() != nil {
 				return
@@ -306,6 +329,9 @@ func (g *Group) hold(ctx context.Context, p int32, before <-chan struct{}, work 
 			if time.Since(began) > settledWork {
 				backoff = minWorkBackoff
 			}
+			if errors.Is(err, ErrUnfit) {
+				g.handBack(p)
+			}
 			g.log.Warn("work on a partition ended, starting it again", "partition", p, "wait", backoff, "err", err)
 			select {
 			case <-time.After(backoff):
@@ -315,6 +341,46 @@ func (g *Group) hold(ctx context.Context, p int32, before <-chan struct{}, work 
 		}
 	})
 	return h
+}
+
+// try notes that work on a partition is begun.
+func (g *Group) try(p int32) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if u, ok := g.unfit[p]; ok {
+		u.now = false
+		g.unfit[p] = u
+	}
+}
+
+const (
+	minHandBack = 500 * time.Millisecond
+	maxHandBack = time.Minute
+	// settledHandBack is how long nothing has to be handed back for the next time to
+	// count as the first.
+	settledHandBack = 5 * time.Minute
+)
+
+// handBack has the group share the partitions out again, this one to another
+// member. If that does not help, because no member is fit for it, it does so less
+// and less often.
+func (g *Group) handBack(p int32) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	u := g.unfit[p]
+	u.now, u.generation = true, g.claim.generation
+	since := time.Since(u.asked)
+	if since >= u.wait {
+		if u.wait = min(max(2*u.wait, minHandBack), maxHandBack); since > settledHandBack {
+			u.wait = minHandBack
+		}
+		u.asked = time.Now()
+		select {
+		case g.back <- struct{}{}:
+		default: // it is about to
+		}
+	}
+	g.unfit[p] = u
 }
 
 // state tells how a partition is doing, unless it has been taken away.
@@ -330,7 +396,13 @@ func (g *Group) state(ctx context.Context, p int32, err error) {
 func (g *Group) claims() claim {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.claim
+	c := g.claim
+	for p, u := range g.unfit {
+		if u.now {
+			c.unfit = append(c.unfit, misfit{p, u.generation})
+		}
+	}
+	return c
 }
 
 // end stops all work and leaves the group, so that the others need not wait for

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/segmentio/kafka-go"
@@ -13,6 +14,14 @@ import (
 type claim struct {
 	generation int32
 	partitions []int32
+	unfit      []misfit
+}
+
+// misfit is a partition that a member could not work on, and the generation in which
+// it last said so.
+type misfit struct {
+	partition  int32
+	generation int32
 }
 
 const claimFormat = 1
@@ -23,6 +32,11 @@ func (c claim) encode() []byte {
 	b = binary.AppendUvarint(b, uint64(len(c.partitions)))
 	for _, p := range c.partitions {
 		b = binary.AppendUvarint(b, uint64(uint32(p)))
+	}
+	b = binary.AppendUvarint(b, uint64(len(c.unfit))) // versions before end here
+	for _, u := range c.unfit {
+		b = binary.AppendUvarint(b, uint64(uint32(u.partition)))
+		b = binary.AppendVarint(b, int64(u.generation))
 	}
 	return b
 }
@@ -52,6 +66,23 @@ func decodeClaim(b []byte) claim {
 		}
 		b = b[n:]
 		c.partitions = append(c.partitions, int32(uint32(p)))
+	}
+	count, n = binary.Uvarint(b)
+	if n <= 0 || count > uint64(len(b)) {
+		return c
+	}
+	b = b[n:]
+	for range count {
+		p, n := binary.Uvarint(b)
+		if n <= 0 {
+			return claim{}
+		}
+		gen, m := binary.Varint(b[n:])
+		if m <= 0 {
+			return claim{}
+		}
+		b = b[n+m:]
+		c.unfit = append(c.unfit, misfit{int32(uint32(p)), int32(gen)})
 	}
 	return c
 }
@@ -101,36 +132,37 @@ func assign(claims map[string]claim, partitions []int) map[string][]int {
 		return nil
 	}
 	slices.Sort(partitions)
-	// Of two that claim the same the one that has heard of the group later is right.
-	holder := make(map[int]string)
 	ids := slices.Sorted(maps.Keys(claims))
-	for _, id := range ids {
-		for _, p := range claims[id].partitions {
-			if _, ok := slices.BinarySearch(partitions, int(p)); !ok {
-				continue
-			}
-			old, ok := holder[int(p)]
-			if !ok || claims[id].generation > claims[old].generation {
-				holder[int(p)] = id
-			}
-		}
-	}
-	held := make(map[string]int)
-	for _, id := range holder {
-		held[id]++
-	}
+	holder, held := holders(claims, ids, partitions)
 	// Those that hold most are the ones that get one more, where that is needed.
 	slices.SortStableFunc(ids, func(a, b string) int { return cmp.Compare(held[b], held[a]) })
-	quota := make(map[string]int)
-	for i, id := range ids {
-		quota[id] = len(partitions) / len(ids)
-		if i < len(partitions)%len(ids) {
-			quota[id]++
+	out := make(map[string][]int)
+	least := func(of []string) string {
+		return slices.MinFunc(of, func(a, b string) int { return cmp.Compare(len(out[a]), len(out[b])) })
+	}
+	// First what not everybody is fit for, however much that is for the others.
+	var open []int
+	for _, p := range partitions {
+		fit := fittest(claims, ids, p)
+		switch id, ok := holder[p]; {
+		case len(fit) == len(ids):
+			open = append(open, p)
+		case ok && slices.Contains(fit, id):
+			out[id] = append(out[id], p)
+		default:
+			id = least(fit)
+			out[id] = append(out[id], p)
 		}
 	}
-	out := make(map[string][]int)
+	quota := make(map[string]int)
+	for _, id := range ids {
+		quota[id] = len(out[id])
+	}
+	for range open {
+		quota[slices.MinFunc(ids, func(a, b string) int { return cmp.Compare(quota[a], quota[b]) })]++
+	}
 	var free []int
-	for _, p := range partitions {
+	for _, p := range open {
 		if id, ok := holder[p]; ok && len(out[id]) < quota[id] {
 			out[id] = append(out[id], p)
 		} else {
@@ -144,4 +176,47 @@ func assign(claims map[string]claim, partitions []int) map[string][]int {
 		slices.Sort(out[id])
 	}
 	return out
+}
+
+// holders gives who holds each partition, and how many each of ids holds. Of two that
+// claim the same the one that has heard of the group later is right.
+func holders(claims map[string]claim, ids []string, partitions []int) (holder map[int]string, held map[string]int) {
+	holder, held = make(map[int]string), make(map[string]int)
+	for _, id := range ids {
+		for _, p := range claims[id].partitions {
+			if _, ok := slices.BinarySearch(partitions, int(p)); !ok {
+				continue
+			}
+			old, ok := holder[int(p)]
+			if !ok || claims[id].generation > claims[old].generation {
+				holder[int(p)] = id
+			}
+		}
+	}
+	for _, id := range holder {
+		held[id]++
+	}
+	return holder, held
+}
+
+// fittest gives those who have not said that they are unfit for a partition, or if
+// all have, who said so longest ago.
+func fittest(claims map[string]claim, ids []string, partition int) []string {
+	var fit []string
+	least := int64(math.MaxInt64)
+	for _, id := range ids {
+		said := int64(-1)
+		for _, u := range claims[id].unfit {
+			if int(u.partition) == partition {
+				said = max(said, int64(u.generation))
+			}
+		}
+		if said < least {
+			least, fit = said, fit[:0]
+		}
+		if said == least {
+			fit = append(fit, id)
+		}
+	}
+	return fit
 }

@@ -16,6 +16,7 @@ func TestRealKafkaGroup(t *testing.T) {
 	ensure(t, c, stream.Topic{Name: "shared", Partitions: 4})
 	o := stream.GroupOptions{Heartbeat: 200 * time.Millisecond, Session: 6 * time.Second} // the least that a broker allows
 	t.Run("Shares", func(t *testing.T) { groupShares(t, c, o) })
+	t.Run("HandsBack", func(t *testing.T) { groupHandsBack(t, c, o) })
 	t.Run("MemberLost", func(t *testing.T) { groupMemberLost(t, c, o) })
 	t.Run("MemberGoneWhileJoining", func(t *testing.T) { groupMemberGoneJoining(t, c, "shared", o) })
 	t.Run("SharesAdded", func(t *testing.T) {

@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/vedette-sec/vedette/stream"
 	"github.com/vedette-sec/vedette/stream/devbroker"
@@ -256,6 +259,87 @@ func TestWorkComesBack(t *testing.T) {
 	if want := []error{nil, failed, nil, failed, nil}; len(states) < len(want) || !slices.Equal(states[:len(want)], want) {
 		t.Errorf("states %v, want %v", states, want)
 	}
+}
+
+// TestGroupHandsBack: of two versions of a program each can work on stretches of
+// every partition only. What one is unfit for goes to the other, as often as it takes;
+// and a lone member that is unfit tries, but does not have the group share out
+// partitions again and again.
+func TestGroupHandsBack(t *testing.T) {
+	_, c := groupBroker(t, 3)
+	groupHandsBack(t, c, stream.GroupOptions{Heartbeat: 50 * time.Millisecond})
+}
+
+func groupHandsBack(t *testing.T, c *stream.Client, o stream.GroupOptions) {
+	o.ID, o.Topic, o.Logger = "versions", "shared", slog.New(slog.DiscardHandler)
+	o.Metrics = stream.NewGroupMetrics(nil)
+	const stretches = 3 // of the old version, the new one, and the old one again
+	var mu sync.Mutex
+	at := map[int32]int{}
+	refused := map[string]int{}
+	end := make(chan int32, 3)
+	join := func(name string, version int) (stop func()) {
+		g, err := c.NewGroup(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run, cancel := context.WithCancel(ctx(t))
+		done := make(chan error, 1)
+		go func() {
+			done <- g.Run(run, func(ctx context.Context, l *stream.Lease) error {
+				if err := l.Confirm(ctx); err != nil {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				for ; at[l.Partition] < stretches; at[l.Partition]++ {
+					if at[l.Partition]%2 != version {
+						refused[name]++
+						return fmt.Errorf("stretch %d: %w", at[l.Partition], stream.ErrUnfit)
+					}
+				}
+				select {
+				case end <- l.Partition:
+				default:
+				}
+				mu.Unlock()
+				<-ctx.Done()
+				mu.Lock()
+				return nil
+			})
+		}()
+		return sync.OnceFunc(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	stopNew := join("new", 1)
+	defer stopNew()
+	tries := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return refused["new"]
+	}
+	for tries() < 3*4 && ctx(t).Err() == nil { // alone it tries each partition several times
+		time.Sleep(time.Millisecond)
+	}
+	if n := testutil.ToFloat64(o.Metrics.Generations.WithLabelValues(o.ID)); n > 3*4 {
+		t.Errorf("%v generations of a lone member that tried %d times", n, tries())
+	}
+	defer join("old", 0)()
+	reached := map[int32]bool{}
+	for len(reached) < 3 {
+		select {
+		case p := <-end:
+			reached[p] = true
+		case <-ctx(t).Done():
+			mu.Lock()
+			t.Fatalf("stretches %v, refused %v", at, refused)
+		}
+	}
+	t.Logf("refused %v in %v generations", refused, testutil.ToFloat64(o.Metrics.Generations.WithLabelValues(o.ID)))
 }
 
 // TestGroupWithoutKafka: joining is tried until it is told to stop, and stops at once.

@@ -1,6 +1,11 @@
 package match
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vedette-sec/vedette/stream"
+)
 
 // ErrFenced says that another owner has taken the source over: whoever gets it
 // stops and writes no more.
@@ -8,5 +13,6 @@ var ErrFenced = errors.New("match: source taken over by another owner")
 
 // ErrSemantics says that records belong to a generation of another [Semantics]:
 // this program would judge them differently from the one that is to, so it does
-// not. Generations.Load returns it.
-var ErrSemantics = errors.New("match: generation of another version of Vedette")
+// not, and whoever shares the partitions gives this one to another. Generations.Load
+// returns it.
+var ErrSemantics = fmt.Errorf("match: generation of another version of Vedette: %w", stream.ErrUnfit)

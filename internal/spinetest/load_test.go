@@ -172,6 +172,20 @@ func (g generations) Load(_ context.Context, digest string) (*match.Program, err
 	return nil, fmt.Errorf("no generation %q", digest)
 }
 
+// version is the generations as a program sees them that may be able to judge the
+// records of one only.
+type version struct {
+	generations
+	speaks string
+}
+
+func (v version) Load(ctx context.Context, digest string) (*match.Program, error) {
+	if v.speaks != "" && v.speaks != digest {
+		return nil, fmt.Errorf("%w: %s", match.ErrSemantics, digest)
+	}
+	return v.generations.Load(ctx, digest)
+}
+
 func (g generations) Rules(_ context.Context, digest string) (*rule.Set, error) {
 	if p := g[digest]; p != nil {
 		return p.set, nil

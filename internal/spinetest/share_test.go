@@ -197,6 +197,58 @@ func TestShared(t *testing.T) {
 	}
 }
 
+// TestVersionsShare upgrades under load and takes the upgrade back: processes of two
+// versions, each of which can judge the records of one generation only, share the
+// partitions by what they can do, come and go, and need no help.
+func TestVersionsShare(t *testing.T) {
+	t.Parallel() // with others that mostly wait
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d: repeat with -spine.seed=%d", seed, seed)
+	ctx := within(t, 3*time.Minute)
+	s, db, c, w := shareSite(t, ctx, 4, 400, seed)
+	done := write(ctx, w, 3*time.Second)
+	f := &faults{rnd: rand.New(rand.NewPCG(seed, 3)), one: 200}
+	join := func(version int) *member {
+		m, err := s.join(ctx, crewOptions{every: 50 * time.Millisecond, faults: f, share: hurried(), speaks: fmt.Sprint("generation-", version)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	// The new version is there before its generation is in force, and the old one until
+	// the last record of its own is judged.
+	members := []*member{join(0), join(0), join(1)}
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-ctx.Done():
+		t.Fatal(ctx.Err())
+	}
+	if err := members[0].leave(); err != nil {
+		t.Fatal(err)
+	}
+	members[0] = join(1)
+	f.stop()
+	if err := s.settled(ctx, db, c); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range members {
+		if err := m.leave(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := s.effects(ctx, db, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, got, undisturbed(t, ctx, s))
+}
+
 // TestProcessesShare does the same with real processes: told to stop, or killed.
 func TestProcessesShare(t *testing.T) {
 	if testing.Short() {

@@ -278,6 +278,7 @@ type crewOptions struct {
 	leave   bool                 // correlate writes a last checkpoint and a snapshot: it is stopped, not killed
 	metrics *correlate.Metrics   // may be nil
 	share   *stream.GroupOptions // how to join the groups that share the work; nil: all of it is the crew's
+	speaks  string               // the one generation that its program can judge; empty: all
 }
 
 func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, error) {
@@ -318,7 +319,8 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 	matcher, err := match.NewOwner(match.OwnerOptions{
 		Incarnation: incarnation, All: s.sources(), Partitions: s.partitions(), Observations: faultyProducer{producer, o.faults},
 		Open:        func(p int32, offset int64) match.SourceReader { return open(stream.TopicLogs, p, offset) },
-		DeadLetters: faultyLetters{dead, o.faults}, Positions: fdb, Standings: fdb, Vectors: fdb, Applied: db, Incarnations: fdb, Generations: s.gens, SaveEvery: o.every, Logger: s.log,
+		DeadLetters: faultyLetters{dead, o.faults}, Positions: fdb, Standings: fdb, Vectors: fdb, Applied: db, Incarnations: fdb,
+		Generations: version{s.gens, o.speaks}, SaveEvery: o.every, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
