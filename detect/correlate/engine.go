@@ -74,6 +74,11 @@ type Options struct {
 	MaxKeys int
 	// Skew is how far a source's clock may be ahead of A: match sees to it. 15 min.
 	Skew time.Duration
+	// Layout and Partitions, of vedette.observations, say which sources of what
+	// chains derive have to be heard before the rules above them can be sure of
+	// anything, see [detect.DerivedSource]. 0 and 1.
+	Layout     int64
+	Partitions int
 }
 
 // OtherKey is the value, for each group-by field, of the key into which keys past
@@ -82,6 +87,7 @@ const OtherKey = "other"
 
 func (o Options) withDefaults() Options {
 	o.Sources = cmp.Or(max(o.Sources, 0), 1)
+	o.Partitions = cmp.Or(max(o.Partitions, 0), 1)
 	o.MaxKeys = cmp.Or(max(o.MaxKeys, 0), 1<<20)
 	o.Skew = cmp.Or(max(o.Skew, 0), 15*time.Minute)
 	o.ExactIDs = cmp.Or(max(o.ExactIDs, 0), 1024)

@@ -53,6 +53,9 @@ type Commit struct {
 // checkpoint before, and the clock takes one more, so that it moves without events.
 type Derived struct {
 	Level int // of the rules that it comes from; 0: they refer to detections only
+	// Generation is the digest of the generation that a source was the last to enter
+	// here: whoever reads the events needs its rules. It is that of the section.
+	Generation string
 	// Clock is A as these rules know it, ns: all that they derive with a stamp up to it
 	// is in this checkpoint or before it.
 	Clock int64
@@ -64,11 +67,13 @@ type Derived struct {
 
 // DerivedEvent is an event of a chain, as an observation of the rule above. For
 // windows it is a hot pane: IDHash is of rule, key and pane, Time the pane's start.
+// Stamp is at least the Clock of the checkpoint before and at least Time, so it may
+// be ahead of the Clock that it comes with.
 type DerivedEvent struct {
 	Tenant      string
 	RuleVersion string // of the rule above
 	Key         []byte // in the order of that rule's group-by
-	Time, Stamp int64  // ns; Stamp is Derived.Clock when it was derived
+	Time, Stamp int64  // ns
 	IDHash      uint64
 	Ref         uint8
 	Number      float64
