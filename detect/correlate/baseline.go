@@ -35,6 +35,7 @@ type baseline struct {
 	ratio    bool
 	salt     uint64
 	open     map[bucketID]*bucket
+	held     int64 // bytes of the buckets in open
 	due      heap[*bucket]
 }
 
@@ -114,7 +115,7 @@ func (n *baseline) apply(g *detect.Group, next int64) {
 		}
 		k := floorDiv(o.Time, n.size)
 		if p := n.profiles.list[slot]; p.known && k <= p.closed {
-			n.e.stats.Late++
+			n.e.stats.Closed++
 			continue
 		}
 		n.bucket(slot, k, full).add(o, n)
@@ -130,6 +131,7 @@ func (n *baseline) bucket(slot uint32, k int64, full []byte) *bucket {
 		at := (k+1)*n.size + int64(detect.KeyHash("spread", key)%uint64(spread+1))
 		b = &bucket{bucketID: id, at: at, stamp: always, first: always, last: never}
 		n.open[id] = b
+		n.held += b.bytes()
 		n.due.push(b)
 	}
 	return b
@@ -152,26 +154,34 @@ func (b *bucket) add(o *detect.Observation, n *baseline) {
 	b.counts[ref]++
 	b.first, b.last = min(b.first, o.Time), max(b.last, o.Time)
 	if len(b.events) >= min(n.e.opts.ExactIDs, 1<<27)*8 {
+		was := b.over.bytes()
 		b.over.add(o.Number)
+		n.held += b.over.bytes() - was
 		return
 	}
-	b.keep(n.salt, bucketEvent{
+	b.keep(n, bucketEvent{
 		Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
 		number:   o.Number, ref: ref, late: n.isLate(o),
 	})
 }
 
 // keep adds an event that find did not find.
-func (b *bucket) keep(salt uint64, ev bucketEvent) {
+func (b *bucket) keep(n *baseline, ev bucketEvent) {
+	was := b.bytes()
 	b.events = append(b.events, ev)
 	if 4*len(b.events) > 3*len(b.index) {
 		b.index = make([]uint32, max(16, 2*len(b.index)))
 		for i := range b.events {
-			b.place(salt, i)
+			b.place(n.salt, i)
 		}
-		return
+	} else {
+		b.place(n.salt, len(b.events)-1)
 	}
-	b.place(salt, len(b.events)-1)
+	n.held += b.bytes() - was
+}
+
+func (b *bucket) bytes() int64 {
+	return sizeOf[bucket]() + int64(cap(b.events))*sizeOf[bucketEvent]() + int64(cap(b.index))*4 + b.over.bytes()
 }
 
 // find looks for an event among those kept.
@@ -216,6 +226,9 @@ func (n *baseline) advance() {
 	if at := floorDiv(c.a, int64(time.Minute)); at != n.forced {
 		n.forced = at
 		n.force(at*int64(time.Minute) - n.maxOpen)
+		if len(n.open) == 0 {
+			n.open = map[bucketID]*bucket{} // a map does not shrink
+		}
 	}
 }
 
@@ -248,6 +261,7 @@ func (n *baseline) force(stamp int64) {
 func (n *baseline) close(b *bucket) {
 	b.closed = true
 	delete(n.open, b.bucketID)
+	n.held -= b.bytes()
 	p := n.profiles.list[b.slot]
 	n.profiles.touch(b.slot)
 	if !p.known {
@@ -261,7 +275,9 @@ func (n *baseline) close(b *bucket) {
 	if n.judge(b, p, v, volume) {
 		return
 	}
+	was := p.bytes()
 	p.learned = append(p.learned, learnedBucket{b.k, v})
+	n.profiles.held += p.bytes() - was
 	if over := len(p.learned) - n.limit; over > 0 {
 		p.learned = slices.Delete(p.learned, 0, over)
 	}
@@ -360,6 +376,10 @@ func median(vs []float64) float64 {
 	return (vs[n/2-1] + vs[n/2]) / 2
 }
 
+func (p *bucketProfile) bytes() int64 {
+	return sizeOf[bucketProfile]() + int64(cap(p.learned))*sizeOf[learnedBucket]()
+}
+
 func (p *bucketProfile) append(b []byte) []byte {
 	b = binary.AppendVarint(b, p.first)
 	b = binary.AppendVarint(b, p.closed-p.first)
@@ -392,7 +412,7 @@ func (n *baseline) idle() bool {
 }
 
 func (n *baseline) reset() {
-	n.open = map[bucketID]*bucket{}
+	n.open, n.held = map[bucketID]*bucket{}, 0
 	n.due.items = nil
 	n.forced = never
 }

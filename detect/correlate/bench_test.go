@@ -20,6 +20,7 @@ type feed struct {
 	at     int64 // offset
 	labels []string
 	order  uint64
+	later  time.Duration // by which the clock was moved on
 }
 
 func (f *feed) section() *detect.Section {
@@ -29,7 +30,7 @@ func (f *feed) section() *detect.Section {
 	var key [32]byte
 	for i := range int64(n) {
 		off := f.at + i
-		stamp := start + off*int64(100*time.Microsecond)
+		stamp := start + off*int64(100*time.Microsecond) + int64(f.later)
 		f.order = f.order*6364136223846793005 + 1442695040888963407
 		k := uint64(off) % uint64(f.keys)
 		o := detect.Observation{

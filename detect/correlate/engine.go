@@ -115,7 +115,8 @@ func (r Result) String() string {
 type Stats struct {
 	Observations int64 // applied
 	Duplicates   int64 // of them, events delivered again
-	Late         int64 // of them, after their bucket had closed
+	Late         int64 // of them, later than their rule reckons with
+	Closed       int64 // of them, of a baseline's bucket that had closed: they do not count
 	Folded       int64 // of them, past a bound on keys
 	UnknownRule  int64 // of rule versions that were not loaded: passed over
 	Forced       int64 // judged because what they waited for did not settle in time
@@ -130,6 +131,10 @@ type detector interface {
 	advance()
 	// horizon is the append stamp from which a rebuild at A has to read.
 	horizon(a int64) int64
+	// isLate reports whether an event came later than its rule reckons with.
+	isLate(*detect.Observation) bool
+	// holds is what is held now.
+	holds() Size
 	// idle reports whether no window state is held.
 	idle() bool
 	// reset drops windows, not profiles.

@@ -260,12 +260,12 @@ func TestBaselineLearnsFromHistory(t *testing.T) {
 			t.Errorf("evidence of minute %v is not slow", m)
 		}
 	}
-	if s := h.e.Stats(); s.Late != 0 || s.Forced != 0 {
-		t.Errorf("%d events were late, %d forced", s.Late, s.Forced)
+	if s := h.e.Stats(); s.Closed != 0 || s.Forced != 0 {
+		t.Errorf("%d events came after their bucket had closed, %d were forced", s.Closed, s.Forced)
 	}
 	h.on(0, now+10, nil, 0, simEvent{time: minutes(3), id: 1 << 40, key: "f", number: 1})
-	if s := h.e.Stats(); s.Late != 1 {
-		t.Errorf("an event of a closed bucket: %d counted late", s.Late)
+	if s := h.e.Stats(); s.Closed != 1 {
+		t.Errorf("an event of a closed bucket: %d counted", s.Closed)
 	}
 }
 

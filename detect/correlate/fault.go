@@ -29,6 +29,11 @@ func (e *Engine) Faults() []Fault {
 
 func (e *Engine) applyGroup(er *entryRule, g *detect.Group, next int64) {
 	defer e.guard(er)
+	for i := range g.Obs {
+		if o := &g.Obs[i]; o.Offset >= next && er.detector.isLate(o) {
+			e.stats.Late++
+		}
+	}
 	er.detector.apply(g, next)
 }
 

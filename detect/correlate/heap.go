@@ -28,6 +28,9 @@ func (h *heap[T]) pop() T {
 	var zero T
 	h.items[n] = zero
 	h.items = h.items[:n]
+	if size := cap(h.items); size >= 1024 && n < size/4 {
+		h.items = append(make([]T, 0, size/2), h.items...)
+	}
 	for i := 0; ; {
 		c := 2*i + 1
 		if c >= n {

@@ -30,6 +30,7 @@ type newValue struct {
 	forced   int64 // last point of the grid
 	waiting  heap[*valueEvent]
 	pending  map[valueOf]*pendingValue
+	text     int64 // bytes of the keys and values in pending
 }
 
 // maxValues bounds the values kept of a key: past it the one longest not seen is
@@ -41,6 +42,7 @@ type valueOf struct{ full, value string }
 
 // pendingValue is what is known of a value's events that wait.
 type pendingValue struct {
+	valueOf
 	least detect.Evidence // of those since n was last 0
 	n     int
 }
@@ -90,13 +92,13 @@ func (n *newValue) apply(g *detect.Group, next int64) {
 		}
 		ev := &valueEvent{
 			Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
-			stamp:    o.Stamp, late: n.isLate(o), valueOf: valueOf{full, strings.Clone(o.Label)},
+			stamp:    o.Stamp, late: n.isLate(o),
 		}
-		w := n.pending[ev.valueOf]
+		w := n.pending[valueOf{full, o.Label}]
 		if w == nil {
-			w = &pendingValue{}
-			n.pending[ev.valueOf] = w
+			w = n.await(valueOf{full, strings.Clone(o.Label)})
 		}
+		ev.valueOf = w.valueOf
 		if w.n == 0 || detect.CompareEvidence(ev.Evidence, w.least) < 0 {
 			w.least = ev.Evidence
 			if known && !n.e.silent && n.certain(ev, n.profiles.list[slot]) {
@@ -106,6 +108,14 @@ func (n *newValue) apply(g *detect.Group, next int64) {
 		w.n++
 		n.waiting.push(ev)
 	}
+}
+
+// await notes that events of a value wait, of which there is none yet.
+func (n *newValue) await(v valueOf) *pendingValue {
+	w := &pendingValue{valueOf: v}
+	n.pending[v] = w
+	n.text += int64(len(v.full) + len(v.value))
+	return w
 }
 
 // teachesNothing reports whether an event, whenever it is taken, changes neither
@@ -213,6 +223,9 @@ func (n *newValue) advance() {
 	if at := floorDiv(c.a, n.grid); at != n.forced {
 		n.forced = at
 		n.force(at*n.grid - n.maxOpen)
+		if len(n.pending) == 0 {
+			n.pending = map[valueOf]*pendingValue{} // a map does not shrink
+		}
 	}
 }
 
@@ -251,6 +264,7 @@ func (n *newValue) take(ev *valueEvent) {
 	ev.done = true
 	if w := n.pending[ev.valueOf]; w.n == 1 {
 		delete(n.pending, ev.valueOf)
+		n.text -= int64(len(ev.full) + len(ev.value))
 	} else {
 		w.n--
 	}
@@ -264,7 +278,9 @@ func (n *newValue) take(ev *valueEvent) {
 	}
 	p := n.profiles.list[slot]
 	if !p.known || n.lapsed(p, ev.Time) {
+		n.profiles.held -= p.bytes()
 		*p = valueProfile{first: ev.Time, known: true}
+		n.profiles.held += p.bytes()
 		n.profiles.touch(slot)
 	}
 	if ev.Time < p.first {
@@ -288,10 +304,20 @@ func (n *newValue) take(ev *valueEvent) {
 	if ok {
 		p.values[i] = v
 	} else {
+		was := p.bytes()
 		p.values = slices.Insert(p.values, i, v)
 		p.bound()
+		n.profiles.held += p.bytes() - was
 	}
 	n.profiles.touch(slot)
+}
+
+func (p *valueProfile) bytes() int64 {
+	n := sizeOf[valueProfile]() + int64(cap(p.values))*sizeOf[knownValue]()
+	for i := range p.values {
+		n += int64(len(p.values[i].value))
+	}
+	return n
 }
 
 func (p *valueProfile) find(value string) (int, bool) {
@@ -350,7 +376,7 @@ func (n *newValue) idle() bool {
 
 func (n *newValue) reset() {
 	n.waiting.items = nil
-	n.pending = map[valueOf]*pendingValue{}
+	n.pending, n.text = map[valueOf]*pendingValue{}, 0
 	n.forced = never
 }
 

@@ -121,16 +121,14 @@ func NewOwner(o OwnerOptions) (*Owner, error) {
 func (o *Owner) Run(ctx context.Context) error {
 	defer func() {
 		o.o.State(nil) // it is no longer ours to tell
-		o.o.Metrics.Live.WithLabelValues(o.label).Set(0)
-		o.o.Metrics.Lag.DeleteLabelValues(o.label) // whoever has the partition next tells
-		o.o.Metrics.Clock.DeleteLabelValues(o.label)
-		o.o.Metrics.SnapshotBytes.DeleteLabelValues(o.label)
+		o.o.Metrics.left(o.o.Partition, o.label)
 	}()
 	backoff := minBackoff
 	for ctx.Err() == nil {
 		s := &session{owner: o, started: time.Now()}
 		err := s.run(ctx)
 		o.o.Metrics.Live.WithLabelValues(o.label).Set(0)
+		o.o.Metrics.State.set(o.o.Partition, nil)
 		switch {
 		case ctx.Err() != nil:
 			return nil

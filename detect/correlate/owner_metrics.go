@@ -6,7 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Metrics struct {
 	Sections     *prometheus.CounterVec // by result: applied, repeat, gap, malformed
 	Observations prometheus.Counter     // in sections applied
-	Engine       *prometheus.CounterVec // by what: duplicates, late, folded, unknown_rule, forced, panics
+	Engine       *prometheus.CounterVec // by what: duplicates, late, closed, folded, unknown_rule, forced, panics
 	Findings     prometheus.Counter     // deltas committed
 	Pages        prometheus.Counter     // profile pages committed
 	Commits      *prometheus.CounterVec // by outcome: written, failed, fenced
@@ -19,6 +19,8 @@ type Metrics struct {
 	Lag          *prometheus.GaugeVec // messages not read yet, by partition
 	Clock        *prometheus.GaugeVec // A in seconds since the Unix epoch, by partition
 	Live         *prometheus.GaugeVec // 1 once rebuilt, by partition
+	Settled      *prometheus.GaugeVec // seconds since the Unix epoch up to which a log type is settled, by partition and type
+	State        *StateMetrics
 
 	Snapshots     *prometheus.CounterVec // by outcome: written, failed, too_large, used, refused
 	SnapshotPause prometheus.Histogram   // in which nothing is applied
@@ -55,6 +57,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Lag:          gauge("lag_messages", "Messages of vedette.observations not read yet."),
 		Clock:        gauge("clock_timestamp_seconds", "A, the least append stamp that all sources have reached."),
 		Live:         gauge("live", "1 if the partition has been rebuilt."),
+		Settled: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "vedette_correlate_settled_timestamp_seconds",
+			Help: "Event time before which no record of the log type is waited for any more: the watermark.",
+		}, []string{"partition", "type"}),
+		State: newStateMetrics(),
 
 		Snapshots:     counterBy("snapshots_total", "Snapshots of windows, by what became of them.", "outcome"),
 		SnapshotPause: histogram("snapshot_pause_seconds", "Time in which nothing was applied because a snapshot was gathered.", .001, .005, .01, .05, .1, .25, .5, 1, 5),
@@ -63,7 +70,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	if r != nil {
 		r.MustRegister(m.Sections, m.Observations, m.Engine, m.Findings, m.Pages, m.Commits, m.CommitTime, m.RebuildTime,
 			m.Lost, m.Mismatches, m.Rewinds, m.Restarts, m.Lag, m.Clock, m.Live,
-			m.Snapshots, m.SnapshotPause, m.SnapshotBytes)
+			m.Settled, m.State, m.Snapshots, m.SnapshotPause, m.SnapshotBytes)
 	}
 	return m
 }
@@ -74,6 +81,7 @@ func (m *Metrics) engine(before, now Stats) {
 	for what, n := range map[string]int64{
 		"duplicates":   now.Duplicates - before.Duplicates,
 		"late":         now.Late - before.Late,
+		"closed":       now.Closed - before.Closed,
 		"folded":       now.Folded - before.Folded,
 		"unknown_rule": now.UnknownRule - before.UnknownRule,
 		"forced":       now.Forced - before.Forced,
@@ -81,4 +89,28 @@ func (m *Metrics) engine(before, now Stats) {
 	} {
 		m.Engine.WithLabelValues(what).Add(float64(n))
 	}
+}
+
+// at tells where a partition's engine stands and what it holds.
+func (m *Metrics) at(partition int32, label string, e *Engine) {
+	m.State.set(partition, e)
+	if e.Clock() == never {
+		return
+	}
+	m.Clock.WithLabelValues(label).Set(float64(e.Clock()) / 1e9)
+	for _, t := range settledTypes {
+		if s := e.Settled(t); s != never {
+			m.Settled.WithLabelValues(label, string(t)).Set(float64(s) / 1e9)
+		}
+	}
+}
+
+// left takes back what was told of a partition: whoever has it next tells.
+func (m *Metrics) left(partition int32, label string) {
+	m.State.set(partition, nil)
+	m.Live.WithLabelValues(label).Set(0)
+	m.Lag.DeleteLabelValues(label)
+	m.Clock.DeleteLabelValues(label)
+	m.SnapshotBytes.DeleteLabelValues(label)
+	m.Settled.DeletePartialMatch(prometheus.Labels{"partition": label})
 }

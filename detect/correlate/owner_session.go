@@ -301,6 +301,7 @@ func (s *session) arrive(ctx context.Context, cp Checkpoint) error {
 	}
 	o.o.Metrics.RebuildTime.Observe(time.Since(s.started).Seconds())
 	o.o.Metrics.Live.WithLabelValues(o.label).Set(1)
+	o.o.Metrics.at(o.o.Partition, o.label, s.engine)
 	o.log.Info("correlate is live", "position", s.position, "epoch", s.epoch, "rebuild", time.Since(s.started))
 	return nil
 }
@@ -503,9 +504,7 @@ func (s *session) commit(ctx context.Context) error {
 	now := s.engine.Stats()
 	m.engine(s.counted, now)
 	s.counted = now
-	if c.Mark.Clock != never {
-		m.Clock.WithLabelValues(o.label).Set(float64(c.Mark.Clock) / 1e9)
-	}
+	m.at(o.o.Partition, o.label, s.engine)
 	if snapshot {
 		s.snapshot(c.Mark)
 	}

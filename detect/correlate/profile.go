@@ -18,6 +18,7 @@ const (
 // profile is what was learned of a key.
 type profile interface {
 	append(b []byte) []byte
+	bytes() int64 // in memory
 }
 
 // profiles are what a rule learned, in memory whole, and the pages that changed.
@@ -27,7 +28,13 @@ type profiles[P profile] struct {
 	list  []P
 	pages map[uint32][]uint32 // page → slots
 	dirty map[uint32]bool
+	held  int64 // bytes of the profiles in list
 	read  func(*reader) P
+}
+
+func (ps *profiles[P]) bytes() int64 {
+	n := ps.keys.bytes() + int64(cap(ps.list))*sizeOf[P]() + ps.held
+	return n + mapBytes[uint32, []uint32](len(ps.pages)) + 3*int64(len(ps.list))*sizeOf[uint32]()/2
 }
 
 func newProfiles[P profile](b *base, read func(*reader) P) profiles[P] {
@@ -50,7 +57,9 @@ func (ps *profiles[P]) slot(full []byte, fresh func() P) (uint32, bool) {
 		return 0, false
 	}
 	s := ps.keys.add(h, full)
-	ps.list = append(ps.list, fresh())
+	p := fresh()
+	ps.list = append(ps.list, p)
+	ps.held += p.bytes()
 	pg := ps.page(full)
 	ps.pages[pg] = append(ps.pages[pg], s)
 	return s, true
@@ -113,6 +122,7 @@ func (ps *profiles[P]) restore(p Page) error {
 func (ps *profiles[P]) put(tenant, key string, prof P) {
 	s, ok := ps.slot(ps.fullKey(tenant, []byte(key)), func() P { return prof })
 	if ok { // otherwise past the bound on keys, which was lowered
+		ps.held += prof.bytes() - ps.list[s].bytes()
 		ps.list[s] = prof
 	}
 }

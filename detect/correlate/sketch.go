@@ -76,6 +76,8 @@ func (h *logHistogram) add(v float64) {
 	h.n++
 }
 
+func (h *logHistogram) bytes() int64 { return mapBytes[int32, uint32](len(h.count)) }
+
 func bucketOf(v float64) int32 {
 	if !(v > 1e-9) { // also NaN
 		return math.MinInt32

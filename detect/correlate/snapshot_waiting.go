@@ -42,12 +42,11 @@ func (n *unmatched) load(r *snapshotReader) {
 			r.fail()
 			return
 		}
-		v := &joinValue{}
-		n.tab[full] = v
+		v := n.value(full)
 		for _, right := range [...]bool{false, true} {
 			var last *joinEvent
 			for events := r.below(maxJoin + 1); events > 0 && r.err == nil; events-- {
-				ev := &joinEvent{Evidence: r.evidence(), full: full, stamp: r.varint()}
+				ev := &joinEvent{Evidence: r.evidence(), full: v.full, stamp: r.varint()}
 				flags := r.byte()
 				ev.rollup = r.string()
 				ev.side, ev.late, ev.done = side(flags>>2), flags&1 != 0, flags&2 != 0
@@ -59,6 +58,7 @@ func (n *unmatched) load(r *snapshotReader) {
 				last = ev
 				at := v.of(ev.side)
 				*at = append(*at, ev)
+				n.text += int64(len(ev.rollup))
 				n.expire.push(ev)
 				if !right && !ev.done {
 					n.due.push(ev)
@@ -103,10 +103,13 @@ func (n *newValue) load(r *snapshotReader) {
 	for values := r.uvarint(); values > 0 && r.err == nil; values-- {
 		v := valueOf{full: string(r.key(n.base))}
 		v.value = r.string()
-		p := &pendingValue{least: r.evidence()}
+		least := r.evidence()
 		if _, ok := n.pending[v]; ok {
 			r.fail()
+			return
 		}
+		p := n.await(v)
+		p.least = least
 		for events := r.uvarint(); events > 0 && r.err == nil; events-- {
 			ev := &valueEvent{Evidence: r.evidence(), valueOf: v, stamp: r.varint()}
 			ev.late = r.byte() != 0
@@ -120,7 +123,6 @@ func (n *newValue) load(r *snapshotReader) {
 			r.fail()
 			return
 		}
-		n.pending[v] = p
 	}
 }
 
@@ -190,6 +192,7 @@ func (n *baseline) load(r *snapshotReader) {
 			b.over.count[at] += times
 			b.over.n += int(times)
 		}
+		n.held += b.over.bytes()
 		for events := r.uvarint(); events > 0 && r.err == nil; events-- {
 			ev := bucketEvent{Evidence: r.evidence(), number: math.Float64frombits(r.fixed64())}
 			flags := r.byte()
@@ -198,7 +201,7 @@ func (n *baseline) load(r *snapshotReader) {
 				r.fail()
 				return
 			}
-			b.keep(n.salt, ev)
+			b.keep(n, ev)
 		}
 	}
 }

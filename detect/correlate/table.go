@@ -41,6 +41,7 @@ type keyTable struct {
 	index []uint32 // open addressing: 1 + slot, 0 empty; a power of two long
 	refs  slab[keyRef]
 	arena [][]byte
+	held  int64 // bytes of the arena's chunks
 }
 
 type keyRef struct {
@@ -104,6 +105,7 @@ func (t *keyTable) store(r *keyRef, key []byte) {
 			size = 256 << (last + 1)
 		}
 		t.arena = append(t.arena, make([]byte, 0, max(size, need)))
+		t.held += int64(max(size, need))
 		last++
 	}
 	r.at = uint32(last)<<chunkSize | uint32(len(t.arena[last]))

@@ -32,6 +32,7 @@ type unmatched struct {
 	hold          int64
 	forced        int64
 	tab           map[string]*joinValue
+	text          int64            // bytes of keys and labels
 	due           heap[*joinEvent] // left, by time
 	expire        heap[*joinEvent] // all, by time
 	unlisted      unlisted
@@ -47,7 +48,10 @@ const (
 )
 
 // joinValue is the events of one join value, each side sorted.
-type joinValue struct{ left, right []*joinEvent }
+type joinValue struct {
+	full        string
+	left, right []*joinEvent
+}
 
 // maxJoin bounds the events of one side of a join value: past it nothing can be
 // said about it.
@@ -113,12 +117,11 @@ func (n *unmatched) apply(g *detect.Group, next int64) {
 				n.fold(g.Tenant, o)
 				continue
 			}
-			v = &joinValue{}
-			n.tab[full] = v
+			v = n.value(full)
 		}
 		ev := &joinEvent{
 			Evidence: detect.Evidence{Pointer: o.Pointer, Time: o.Time, IDHash: o.IDHash},
-			full:     full, stamp: o.Stamp, late: n.isLate(o), side: n.sideOf(o), until: o.Time + n.retain,
+			full:     v.full, stamp: o.Stamp, late: n.isLate(o), side: n.sideOf(o), until: o.Time + n.retain,
 		}
 		events := v.of(ev.side)
 		if ev.side != sideRight {
@@ -139,11 +142,20 @@ func (n *unmatched) apply(g *detect.Group, next int64) {
 			continue
 		}
 		*events = slices.Insert(*events, at, ev)
+		n.text += int64(len(ev.rollup))
 		n.expire.push(ev)
 		if ev.side != sideRight {
 			n.due.push(ev)
 		}
 	}
+}
+
+// value makes a join value.
+func (n *unmatched) value(full string) *joinValue {
+	v := &joinValue{full: full}
+	n.tab[full] = v
+	n.text += int64(len(full))
+	return v
 }
 
 // of gives the events of a side.
@@ -199,6 +211,9 @@ func (n *unmatched) advance() {
 	for n.expire.len() > 0 && s != never && n.expire.top().until < s {
 		n.remove(n.expire.pop())
 	}
+	if len(n.tab) == 0 && n.expire.len() == 0 && cap(n.expire.items) > 0 {
+		n.tab, n.expire.items = map[string]*joinValue{}, nil // a map does not shrink
+	}
 }
 
 // force judges left events appended by the time given, which waited too long, and
@@ -244,9 +259,11 @@ func (n *unmatched) remove(ev *joinEvent) {
 	events := v.of(ev.side)
 	if at, ok := slices.BinarySearchFunc(*events, ev, compareEvents); ok {
 		*events = slices.Delete(*events, at, at+1)
+		n.text -= int64(len(ev.rollup))
 	}
 	if len(v.left)+len(v.right) == 0 {
 		delete(n.tab, ev.full)
+		n.text -= int64(len(ev.full))
 	}
 }
 
@@ -326,7 +343,7 @@ func (n *unmatched) idle() bool {
 }
 
 func (n *unmatched) reset() {
-	n.tab = map[string]*joinValue{}
+	n.tab, n.text = map[string]*joinValue{}, 0
 	n.due.items, n.expire.items = nil, nil
 	n.forced = never
 }

@@ -373,7 +373,18 @@ func (w *windowed) advance() {
 	if w.settled && slices.ContainsFunc(w.tables, old) {
 		w.force(oldest)
 	}
-	w.tables = slices.DeleteFunc(w.tables, old)
+	if n := len(w.tables); n > 0 {
+		if w.tables = slices.DeleteFunc(w.tables, old); len(w.tables) < n {
+			w.letGo()
+		}
+	}
+}
+
+// letGo takes what points into tables out of the scratch.
+func (w *windowed) letGo() {
+	clear(w.touched[:cap(w.touched)])
+	clear(w.recs)
+	w.in = [3]*table{}
 }
 
 // force judges what still waits to settle in generations that are about to be
@@ -425,6 +436,7 @@ func (w *windowed) idle() bool { return len(w.tables) == 0 && len(w.deltas.list)
 
 func (w *windowed) reset() {
 	w.tables, w.touched = nil, nil
+	w.letGo()
 	w.due.items = nil
 }
 
