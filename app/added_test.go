@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/event"
 	"github.com/vedette-sec/vedette/stream"
 )
@@ -14,11 +15,8 @@ import (
 // it does not, and writes to them before the service can know: it is all found, and
 // the new partitions are ticked.
 func TestPartitionsAdded(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits until partitions are noticed")
-	}
 	t.Parallel()
-	s := start(t)
+	s := startIn(t, app.Timing{Widen: 300 * time.Millisecond})
 	defer func() { s.app.Stop() }()
 	c, err := stream.NewClient(stream.Config{Brokers: s.cfg.Kafka.Brokers, MetadataAge: 100 * time.Millisecond})
 	if err != nil {

@@ -36,14 +36,16 @@ func (a *App) startAlert() error {
 	if err != nil {
 		return err
 	}
+	o.State = a.parts.set
 	assembler, err := incident.New(o)
 	if err != nil {
 		return err
 	}
 	a.start(a.standby.alone(part{name: "assemble", run: assembler.Run}))
 
-	ao := alerting.Options{Store: a.db.Intents(), Logger: a.logger, Registerer: a.registry, Link: a.link}
-	client := alerting.NewClient(alerting.ClientOptions{AllowInsecure: a.cfg.Alerting.AllowInsecure})
+	t := a.o.Timing
+	ao := alerting.Options{Store: a.db.Intents(), Update: t.Update, Repair: t.Survey, Logger: a.logger, Registerer: a.registry, Link: a.link}
+	client := alerting.NewClient(alerting.ClientOptions{Timeout: t.Deliver, AllowInsecure: a.cfg.Alerting.AllowInsecure})
 	a.cleanup(client.Close)
 	var names []string
 	for i, r := range a.cfg.Alerting.Receivers {
@@ -54,7 +56,9 @@ func (a *App) startAlert() error {
 		names = append(names, r.Name)
 		ao.Receivers = append(ao.Receivers, alerting.Receiver{Name: r.Name, MinSeverity: o.Receivers[i].MinSeverity, Notifier: n})
 	}
-	if ao.Queue, err = riverqueue.New(riverqueue.Options{Pool: a.db.Pool(), Receivers: names, Logger: a.logger}); err != nil {
+	if ao.Queue, err = riverqueue.New(riverqueue.Options{
+		Pool: a.db.Pool(), Receivers: names, Timeout: t.Rescue / 2, Rescue: t.Rescue, Logger: a.logger,
+	}); err != nil {
 		return err
 	}
 	alerts, err := alerting.New(ao)

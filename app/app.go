@@ -4,6 +4,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,20 @@ type Options struct {
 	// Retention bounds the topics that are created, for development; production
 	// sets it on the topics.
 	Retention Retention
+	Timing    Timing
+}
+
+// Timing is how soon the service notices what has changed, and how long it waits for
+// others. What is zero is as docs/operations.md says; tests are in more of a hurry.
+type Timing struct {
+	Session time.Duration // silence after which the groups miss a process; 10 s
+	Lease   time.Duration // silence after which another does what one does at a time; 8 s
+	Widen   time.Duration // how often added partitions are looked for; 2 s
+	Leave   time.Duration // how long a server that does not answer is waited for at Stop, for each thing; 5 s
+	Deliver time.Duration // of a message to a receiver; 10 s
+	Rescue  time.Duration // after which the delivery of a process that died is made again; 2 min
+	Update  time.Duration // between messages that say no more than that an incident goes on; 5 min
+	Survey  time.Duration // how often overdue notifications are looked for; 15 s
 }
 
 // Retention bounds a topic: zero values leave the broker's defaults.
@@ -99,6 +114,7 @@ type App struct {
 	listener net.Listener
 	httpErr  chan error
 	cleanups []func() // last in, first out
+	ended    sync.Once
 }
 
 // startTimeout bounds what has to answer before the service runs.
@@ -135,7 +151,7 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 	if err := a.openStores(ctx); err != nil {
 		return nil, err
 	}
-	a.standby = newStandby(a.db, a.registry, a.logger)
+	a.standby = newStandby(a.db, cmp.Or(o.Timing.Lease, leaseLasts), a.registry, a.logger)
 	a.gens = generations{store: a.db, dataDir: a.cfg.DataDir}
 	if err := a.Reload(ctx, a.cfg); err != nil {
 		return nil, err
@@ -170,7 +186,7 @@ func (a *App) openStores(ctx context.Context) (err error) {
 	c := a.cfg
 	if a.db, err = storage.Open(ctx, storage.Options{
 		DSN: c.Postgres.DSN.Reveal(), MaxConns: int32(c.Postgres.MaxConnections), EvidenceLimit: c.Incidents.Evidence,
-		Log: a.logger, Registerer: a.registry,
+		CloseWithin: a.o.Timing.Leave, Log: a.logger, Registerer: a.registry,
 	}); err != nil {
 		return fmt.Errorf("open Postgres: %w", err)
 	}
@@ -189,7 +205,9 @@ func (a *App) openStores(ctx context.Context) (err error) {
 	case !errors.Is(err, storage.ErrNoLayout):
 		return err
 	}
-	if a.kafka, err = stream.NewClient(KafkaConfig(c.Kafka)); err != nil {
+	kafka := KafkaConfig(c.Kafka)
+	kafka.MetadataAge = a.o.Timing.Widen
+	if a.kafka, err = stream.NewClient(kafka); err != nil {
 		return fmt.Errorf("open Kafka: %w", err)
 	}
 	a.cleanup(a.kafka.Close)
@@ -266,7 +284,9 @@ func (a *App) Failed() <-chan error { return a.httpErr }
 const httpDrain = 2 * time.Second
 
 // Stop ends the service: HTTP drains, the roles stop, what they opened closes.
-func (a *App) Stop() {
+func (a *App) Stop() { a.ended.Do(a.stop) }
+
+func (a *App) stop() {
 	if a.http != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), httpDrain)
 		defer cancel()

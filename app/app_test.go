@@ -26,6 +26,7 @@ import (
 type system struct {
 	t      *testing.T
 	cfg    *config.Config
+	timing app.Timing
 	app    *app.App
 	broker *devbroker.Broker
 	kafka  devbroker.Options // to start the broker again with
@@ -38,7 +39,13 @@ type system struct {
 // start brings the service up, its configuration changed by tweaks.
 func start(t *testing.T, tweaks ...func(*config.Config)) *system {
 	t.Helper()
-	s := &system{t: t, cfg: config.Default(), tokens: map[api.Scope]string{}}
+	return startIn(t, app.Timing{}, tweaks...)
+}
+
+// startIn brings the service up that waits as the timing says.
+func startIn(t *testing.T, timing app.Timing, tweaks ...func(*config.Config)) *system {
+	t.Helper()
+	s := &system{t: t, cfg: config.Default(), timing: timing, tokens: map[api.Scope]string{}}
 	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -88,7 +95,7 @@ var discard = slog.New(slog.DiscardHandler)
 
 func (s *system) boot() {
 	s.t.Helper()
-	a, err := app.Start(s.t.Context(), app.Options{Config: s.cfg, Logger: discard, Version: "test"})
+	a, err := app.Start(s.t.Context(), app.Options{Config: s.cfg, Logger: discard, Version: "test", Timing: s.timing})
 	if err != nil {
 		s.t.Fatal(err)
 	}

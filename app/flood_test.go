@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vedette-sec/vedette/api"
+	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/config"
 	"github.com/vedette-sec/vedette/secret"
 )
@@ -21,9 +22,7 @@ import (
 // own alerts; another is told at once, detection goes on, and the age of what is
 // undelivered says so. When it answers it is told of everything.
 func TestSlowReceiver(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes as long as a receiver may")
-	}
+	t.Parallel()
 	var mu sync.Mutex
 	var told []string
 	release := make(chan struct{})
@@ -44,7 +43,7 @@ func TestSlowReceiver(t *testing.T) {
 	t.Cleanup(slow.Close)
 	answer := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(answer)
-	s := start(t, func(c *config.Config) {
+	s := startIn(t, app.Timing{Deliver: 2 * time.Second, Survey: 200 * time.Millisecond}, func(c *config.Config) {
 		c.Alerting.Receivers = append(c.Alerting.Receivers, config.Receiver{
 			Name: "slow", Type: "webhook", URL: secret.String(slow.URL), Key: "another-key-of-enough-length-is-this", MinSeverity: "medium",
 		})

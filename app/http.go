@@ -37,7 +37,7 @@ func (a *App) startAPI() error {
 		Tokens: a.db, Incidents: a.db, Actions: actions, Push: pushes,
 		Registerer: a.registry, Gatherer: a.registry,
 		Checks: []api.Check{
-			{Name: "postgres", Func: a.db.Ping},
+			{Name: "postgres", Func: a.db.Check},
 			{Name: "kafka", Func: a.kafka.Ping},
 			{Name: "roles", Func: a.parts.check},
 		},

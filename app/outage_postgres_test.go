@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,6 +15,7 @@ import (
 // TestPostgresAway: connections are ended by the server, then cut and refused, then
 // nothing goes through any more.
 func TestPostgresAway(t *testing.T) {
+	t.Parallel()
 	var p *proxy
 	var direct string
 	o := beset(t, func(c *config.Config) {
@@ -52,30 +54,37 @@ func TestPostgresAway(t *testing.T) {
 
 // TestPostgresFull: the disk that holds the tables is full for a while.
 func TestPostgresFull(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes half a minute until nothing can be written any more")
-	}
 	disk := smallDisk(t)
 	o := beset(t, func(c *config.Config) {
 		name, _, _ := strings.Cut(strings.TrimPrefix(c.Postgres.DSN.Reveal(), "postgres:///"), "?")
 		disk.hold(t, name)
 	})
 	disk.fill(t)
+	began := time.Now()
 	failures := func() float64 {
-		return o.metric("vedette_correlate_restarts_total") + o.metric("vedette_assembler_failures_total") + o.metric("vedette_file_errors_total")
+		return o.metric("vedette_storage_retries_total") + o.metric("vedette_assembler_failures_total")
 	}
 	before := failures()
-	o.eventually("what cannot be written is counted", func() bool { return failures() > before })
-	o.eventually("readiness tells, although Postgres answers", func() bool { return o.ready("roles") })
+	o.eventually("readiness tells, although Postgres answers", func() bool { return o.ready("postgres") })
+	if took := time.Since(began); took > tellWithin {
+		t.Errorf("readiness told after %v", took)
+	}
+	if failures() == before {
+		t.Error("what cannot be written is not counted")
+	}
 	o.alive()
 	disk.empty(t)
 	o.settle()
 }
 
+// tellWithin is the few seconds that docs/operations.md promises, on a loaded machine.
+const tellWithin = 15 * time.Second
+
 // TestPostgresTakesNoWrites: a server that answers but may not be written to, as one
 // that was a primary before a failover, is not called ready, and connections to it
 // are not kept once it may be written to again.
 func TestPostgresTakesNoWrites(t *testing.T) {
+	t.Parallel()
 	var dsn string
 	o := beset(t, func(c *config.Config) { dsn = c.Postgres.DSN.Reveal() })
 	admin, err := pgx.Connect(t.Context(), dsn)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -39,7 +40,7 @@ const widenEvery = 2 * time.Second
 
 // widen has the partitions that are added to vedette.logs written, ticked and read.
 func (a *App) widen(ctx context.Context) error {
-	t := time.NewTicker(widenEvery)
+	t := time.NewTicker(cmp.Or(a.o.Timing.Widen, widenEvery))
 	defer t.Stop()
 	for {
 		select {
@@ -70,7 +71,7 @@ func (a *App) widen(ctx context.Context) error {
 // share works on the partitions of a topic that the role's group gives this process.
 func (a *App) share(role Role, topic string, metrics *stream.GroupMetrics, work func(context.Context, *stream.Lease) error) error {
 	g, err := a.kafka.NewGroup(stream.GroupOptions{
-		ID: a.cfg.Kafka.GroupPrefix + "." + string(role), Topic: topic, Metrics: metrics, Logger: a.logger,
+		ID: a.cfg.Kafka.GroupPrefix + "." + string(role), Topic: topic, Session: a.o.Timing.Session, Watch: a.o.Timing.Widen, Metrics: metrics, Logger: a.logger,
 		State: func(p int32, err error) {
 			name := fmt.Sprintf("%s %d", role, p)
 			if p == stream.WholeGroup {
@@ -106,7 +107,7 @@ func (a *App) startCorrelate(metrics *stream.GroupMetrics) error {
 				return a.kafka.NewReader(stream.ReaderOptions{Topic: a.layout.Topic, Partition: l.Partition, Offset: offset})
 			},
 			Ledger: a.db, Generations: correlating{a.gens}, Rewind: rewinds.Ask, Confirm: l.Confirm,
-			Snapshots: snapshots, SnapshotEvery: a.cfg.Snapshots.Every, SnapshotAtStop: true,
+			Snapshots: snapshots, SnapshotEvery: a.cfg.Snapshots.Every, SnapshotAtStop: true, LeaveWithin: a.o.Timing.Leave,
 			State:   func(err error) { a.parts.set(fmt.Sprintf("%s %d's checkpoints", Correlate, l.Partition), err) },
 			Metrics: counted, Logger: a.logger,
 		})

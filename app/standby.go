@@ -28,16 +28,13 @@ type standby struct {
 	active *prometheus.GaugeVec // by lease
 }
 
-// Where a process dies without a word, another goes on within leaseLasts and
-// leaseEvery of its last sign.
-const (
-	leaseLasts = 8 * time.Second
-	leaseEvery = 2 * time.Second
-)
+// Where a process dies without a word, another goes on within leaseLasts, and the
+// quarter of it that lies between two attempts, of its last sign.
+const leaseLasts = 8 * time.Second
 
-func newStandby(to leases, r prometheus.Registerer, logger *slog.Logger) *standby {
+func newStandby(to leases, lasts time.Duration, r prometheus.Registerer, logger *slog.Logger) *standby {
 	s := &standby{
-		to: to, holder: rand.Text(), lasts: leaseLasts, every: leaseEvery, logger: logger,
+		to: to, holder: rand.Text(), lasts: lasts, every: lasts / 4, logger: logger,
 		active: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "vedette_active", Help: "1 where the process does what only one is to do at a time, 0 where it stands by.",
 		}, []string{"lease"}),

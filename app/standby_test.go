@@ -50,7 +50,7 @@ func TestStandby(t *testing.T) {
 		var mu sync.Mutex
 		working := map[string]bool{}
 		process := func(name string) (stop func()) {
-			s := newStandby(board, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+			s := newStandby(board, leaseLasts, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 			s.holder = name
 			parts := newSupervisor(slog.New(slog.DiscardHandler))
 			ctx, cancel := context.WithCancel(t.Context())
@@ -88,7 +88,7 @@ func TestStandby(t *testing.T) {
 		time.Sleep(time.Minute) // of the bubble's time, as all that follow
 		at("a")
 		stopA()
-		time.Sleep(leaseEvery)
+		time.Sleep(leaseLasts / 4)
 		at("b")
 
 		stopC := process("c")
@@ -96,7 +96,7 @@ func TestStandby(t *testing.T) {
 		board.mu.Lock()
 		board.away["b"] = true
 		board.mu.Unlock()
-		time.Sleep(leaseLasts + leaseEvery)
+		time.Sleep(leaseLasts + leaseLasts/4)
 		at("c")
 		board.mu.Lock()
 		delete(board.away, "b")

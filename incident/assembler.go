@@ -51,6 +51,8 @@ func (a *Assembler) Acquire(ctx context.Context) error {
 // until another owner takes over, when it returns ErrFenced. What else goes wrong
 // is logged and tried again.
 func (a *Assembler) Run(ctx context.Context) error {
+	const assemble = "assemble findings"
+	defer a.opts.State(assemble, nil)
 	for {
 		err := a.Acquire(ctx)
 		if err == nil {
@@ -60,6 +62,7 @@ func (a *Assembler) Run(ctx context.Context) error {
 			return nil
 		}
 		a.m.failures.Inc()
+		a.opts.State(assemble, err)
 		a.opts.Logger.Error("assembler cannot take its shard over; trying again", "err", err)
 		if !pause(ctx, maxPause) {
 			return nil
@@ -67,7 +70,7 @@ func (a *Assembler) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return a.loop(ctx, "assemble findings", func(ctx context.Context) (bool, error) {
+		return a.loop(ctx, assemble, func(ctx context.Context) (bool, error) {
 			n, err := a.Step(ctx)
 			return n > 0, err
 		})
@@ -84,7 +87,12 @@ const maxBatches = 16
 // maxPause is the longest pause after a failure.
 const maxPause = 5 * time.Second
 
+// tellAfter is how many failures, one after the other, are worth telling: one alone
+// is somebody else's transaction.
+const tellAfter = 2
+
 func (a *Assembler) loop(ctx context.Context, what string, step func(context.Context) (bool, error)) error {
+	defer a.opts.State(what, nil)
 	failed := 0
 	for ctx.Err() == nil {
 		more, err := step(ctx)
@@ -96,9 +104,13 @@ func (a *Assembler) loop(ctx context.Context, what string, step func(context.Con
 		case err != nil:
 			failed++
 			a.m.failures.Inc()
+			if failed >= tellAfter {
+				a.opts.State(what, err)
+			}
 			a.opts.Logger.Error("assembler failed; trying again", "doing", what, "err", err, "failures", failed)
 			pause(ctx, min(maxPause, time.Duration(failed)*a.opts.Poll))
 		default:
+			a.opts.State(what, nil)
 			failed = 0
 			if !more {
 				pause(ctx, a.opts.Poll)

@@ -3,7 +3,9 @@ package incident_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -368,6 +370,77 @@ func TestRunEndsWithContextAndWhenFenced(t *testing.T) {
 	if err := b.a.Run(ctx); err != nil {
 		t.Errorf("Run with an ended context: %v", err)
 	}
+}
+
+// failing is a ledger that cannot be written for a while.
+type failing struct {
+	*memory
+	mu     sync.Mutex
+	broken error
+}
+
+func (f *failing) breaks(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = err
+}
+
+func (f *failing) Assemble(ctx context.Context, shard int32, epoch int64, do func(incident.Tx) error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken != nil {
+		return f.broken
+	}
+	return f.memory.Assemble(ctx, shard, epoch, do)
+}
+
+// TestStateIsTold: that findings are not assembled is told with the reason, and that
+// they are again; an assembler that ends has nothing more to tell.
+func TestStateIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger := &failing{memory: newMemory()}
+		var mu sync.Mutex
+		var state error
+		told := func() error {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return state
+		}
+		a, err := incident.New(incident.Options{Ledger: ledger, State: func(_ string, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			state = err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		full := errors.New("no space left on device")
+		for range 2 {
+			if err := told(); err != nil {
+				t.Errorf("told %v while all is well", err)
+			}
+			ledger.breaks(full)
+			time.Sleep(time.Second) // of the bubble's time
+			if err := told(); !errors.Is(err, full) {
+				t.Errorf("told %v, want why it fails", err)
+			}
+			ledger.breaks(nil)
+			time.Sleep(6 * time.Second)
+		}
+		ledger.breaks(full)
+		time.Sleep(time.Second)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := told(); err != nil {
+			t.Errorf("told %v after its end", err)
+		}
+	})
 }
 
 func TestOptions(t *testing.T) {

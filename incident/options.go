@@ -29,6 +29,10 @@ type Options struct {
 	// Records is where evidence is copied from; nil copies none.
 	Records Records
 
+	// State is told why the assembler does not get on with what it is doing, and nil
+	// once it does again, or it is no longer its to tell. nil: nobody asks.
+	State func(doing string, err error)
+
 	Now        func() time.Time      // time.Now if nil
 	Logger     *slog.Logger          // discards if nil
 	Registerer prometheus.Registerer // keeps metrics to itself if nil
@@ -74,6 +78,9 @@ func (o Options) withDefaults() (Options, error) {
 			return o, fmt.Errorf("incident: receiver %q: names must be unique and not empty", r.Name)
 		}
 		seen[r.Name] = true
+	}
+	if o.State == nil {
+		o.State = func(string, error) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now

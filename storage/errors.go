@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 
@@ -84,16 +86,60 @@ func IsTransient(err error) bool {
 		pgconn.SafeToRetry(err)
 }
 
+// trouble is why a call is being repeated.
+type trouble struct {
+	op    string
+	since time.Time
+	err   error
+}
+
+// troubleAfter is how long calls are repeated before it is worth telling of: locks
+// and restarts are over sooner.
+const troubleAfter = 2 * time.Second
+
+// trouble is why calls have been repeated for a while, if any are.
+func (db *DB) trouble() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	errs := make(map[string]error)
+	for t := range db.troubles {
+		if time.Since(t.since) >= troubleAfter {
+			errs[t.op] = fmt.Errorf("%s: %w", t.op, t.err)
+		}
+	}
+	var all []error
+	for _, op := range slices.Sorted(maps.Keys(errs)) {
+		all = append(all, errs[op])
+	}
+	return errors.Join(all...)
+}
+
+func (db *DB) note(t *trouble, err error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	t.err = err
+	db.troubles[t] = struct{}{}
+}
+
+func (db *DB) over(t *trouble) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	delete(db.troubles, t)
+}
+
 // retry calls f until it succeeds, fails for good, or patience or ctx are at an
 // end. f must be safe to repeat after an error.
 func (db *DB) retry(ctx context.Context, op string, f func() error) error {
 	deadline := time.Now().Add(db.opts.Patience)
 	backoff := 50 * time.Millisecond
+	t := &trouble{op: op, since: time.Now()}
+	defer db.over(t)
 	for {
 		err := f()
 		if err == nil || ctx.Err() != nil || !IsTransient(err) || time.Now().After(deadline) {
 			return err
 		}
+		db.note(t, err)
 		db.metrics.retries.WithLabelValues(op).Inc()
 		db.log.Warn("Postgres is in the way; trying again", "op", op, "err", err, "retry_in", backoff)
 		select {

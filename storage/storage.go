@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +44,7 @@ type Options struct {
 	StatementTimeout time.Duration         // 30 s if 0
 	LockTimeout      time.Duration         // 10 s if 0
 	Patience         time.Duration         // how long an outage is ridden out; 30 s if 0
+	CloseWithin      time.Duration         // how long closing waits for a server to say goodbye; 5 s if 0
 	ReadOnly         bool                  // connect also where writing is not allowed, to look around
 	EvidenceLimit    int                   // of a finding; DefaultEvidenceLimit if 0
 	Log              *slog.Logger          // slog.Default() if nil
@@ -62,6 +64,7 @@ func (o *Options) validate() error {
 		{"StatementTimeout", &o.StatementTimeout, 30 * time.Second},
 		{"LockTimeout", &o.LockTimeout, 10 * time.Second},
 		{"Patience", &o.Patience, 30 * time.Second},
+		{"CloseWithin", &o.CloseWithin, 5 * time.Second},
 	} {
 		if *d.v < 0 {
 			return fmt.Errorf("storage: Options.%s is negative", d.name)
@@ -94,6 +97,9 @@ type DB struct {
 	log     *slog.Logger
 	metrics *metrics
 	layout  atomic.Int32 // that this process works in; 0: not asked yet
+
+	mu       sync.Mutex
+	troubles map[*trouble]struct{} // of the calls that are being repeated
 }
 
 // Open connects and makes sure that Postgres answers. It does not migrate.
@@ -136,7 +142,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)
 	}
-	db := &DB{pool: pool, q: dbsqlc.New(pool), opts: o, log: o.Log.With("component", "storage")}
+	db := &DB{pool: pool, q: dbsqlc.New(pool), opts: o, log: o.Log.With("component", "storage"), troubles: make(map[*trouble]struct{})}
 	if db.metrics, err = newMetrics(o.Registerer, pool); err != nil {
 		pool.Close()
 		return nil, err
@@ -162,18 +168,25 @@ func (db *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
-// closeWithin is how long closing waits for a server to say goodbye.
-const closeWithin = 5 * time.Second
+// Check is nil if Postgres answers and does what it is asked. A server may answer and
+// yet refuse what is to be written, as one whose disk is full does: then the error is
+// the one that calls are repeated for.
+func (db *DB) Check(ctx context.Context) error {
+	if err := db.Ping(ctx); err != nil {
+		return err
+	}
+	return db.trouble()
+}
 
-// Close waits for the connections in use and closes them all; longer than five
-// seconds it waits for no server that does not answer.
+// Close waits for the connections in use and closes them all; longer than
+// Options.CloseWithin it waits for no server that does not answer.
 func (db *DB) Close() {
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
 		db.pool.Close()
 	}()
-	t := time.NewTimer(closeWithin)
+	t := time.NewTimer(db.opts.CloseWithin)
 	defer t.Stop()
 	select {
 	case <-closed:

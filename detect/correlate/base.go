@@ -226,6 +226,8 @@ func (d *delta) tidy(limit int) {
 	d.full = limit > 0 && len(d.Evidence) == limit
 }
 
+func (b *base) forget() { b.deltas.clear() }
+
 // flush appends the findings and forgets them.
 func (d *deltas) flush(fs []detect.Finding, detail func(*delta) string) []detect.Finding {
 	for _, f := range d.list {
@@ -235,8 +237,12 @@ func (d *deltas) flush(fs []detect.Finding, detail func(*delta) string) []detect
 		f.tidy(d.limit)
 		fs = append(fs, f.Finding)
 	}
+	d.clear()
+	return fs
+}
+
+func (d *deltas) clear() {
 	clear(d.index)
 	d.list = nil
 	d.known = ""
-	return fs
 }

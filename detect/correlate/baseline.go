@@ -422,4 +422,9 @@ func (n *baseline) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Pa
 	return fs, n.profiles.flushPages(ps, func(p *bucketProfile) bool { return p.known })
 }
 
+func (n *baseline) forget() {
+	n.deltas.clear()
+	clear(n.profiles.dirty) // a page is packed again when one of its profiles changes
+}
+
 func (n *baseline) restore(p Page) error { return n.profiles.restore(p) }

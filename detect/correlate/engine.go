@@ -120,7 +120,7 @@ type Stats struct {
 	Folded       int64 // of them, past a bound on keys
 	UnknownRule  int64 // of rule versions that were not loaded: passed over
 	Forced       int64 // judged because what they waited for did not settle in time
-	Panics       int64 // times a rule's windows were dropped because its code failed on them
+	Panics       int64 // times a rule's windows, or what it had found, were dropped because its code failed
 }
 
 // detector is one rule's state.
@@ -141,6 +141,8 @@ type detector interface {
 	reset()
 	// flush appends findings and dirty pages, and forgets both.
 	flush([]detect.Finding, []Page) ([]detect.Finding, []Page)
+	// forget drops what flush would append.
+	forget()
 	// restore reads a page that flush wrote.
 	restore(Page) error
 }
@@ -156,8 +158,9 @@ type Engine struct {
 	keep  time.Duration
 	stats Stats
 
-	silent bool // rebuilding
-	src    int  // index of the source being applied
+	silent bool           // rebuilding
+	src    int            // index of the source being applied
+	last   detect.Section // that was applied, without what it holds
 
 	faulty []*entryRule // that panicked in the section being applied
 	faults []Fault      // not taken yet
@@ -282,11 +285,10 @@ func (e *Engine) Apply(sec *detect.Section, rebuild bool) Result {
 		}
 		e.applyGroup(er, g, next)
 	}
+	e.last = detect.Section{Source: sec.Source, From: sec.From, To: sec.To, Clock: sec.Clock}
 	e.c.take(sec)
 	e.advance()
-	if len(e.faulty) > 0 {
-		e.tellFaults(sec)
-	}
+	e.tellFaults()
 	return Applied
 }
 
@@ -310,6 +312,7 @@ func (e *Engine) Finish() {
 	e.c.finish = true
 	e.c.update()
 	e.advance()
+	e.tellFaults()
 }
 
 // Flush returns the findings (as deltas, see [detect.Finding.Add], ordered by
@@ -318,8 +321,15 @@ func (e *Engine) Finish() {
 func (e *Engine) Flush() ([]detect.Finding, []Page) {
 	var fs []detect.Finding
 	var ps []Page
+	lost := e.byVer[rule.VisibilityLost().Version]
 	for _, er := range e.list {
-		fs, ps = er.detector.flush(fs, ps)
+		if er != lost {
+			fs, ps = e.flushRule(er, fs, ps)
+		}
+	}
+	e.tellFaults()
+	if lost != nil { // behind all that may fail
+		fs, ps = e.flushRule(lost, fs, ps)
 	}
 	slices.SortFunc(fs, func(a, b detect.Finding) int {
 		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), slices.Compare(a.ID[:], b.ID[:]))

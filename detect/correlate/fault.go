@@ -9,7 +9,8 @@ import (
 )
 
 // Fault is a panic of a rule's code. What the rule held in its windows is in no
-// known state then, and is dropped; its profiles, and all other rules, stay. Where
+// known state then, and is dropped; its profiles, and all other rules, stay. If it
+// fails while it is flushed, what it had found since the last Flush is dropped. Where
 // [rule.VisibilityLost] runs, it fires: nobody else would tell what was not judged.
 type Fault struct {
 	Rule  *rule.Rule
@@ -42,24 +43,41 @@ func (e *Engine) advanceRule(er *entryRule) {
 	er.detector.advance()
 }
 
+// flushRule flushes a rule. If its code fails then, what it had found since the last
+// Flush is dropped, or it would fail at each from now on. Its windows stay: a rebuild,
+// which flushes nothing, has them as well.
+func (e *Engine) flushRule(er *entryRule, fs []detect.Finding, ps []Page) (outF []detect.Finding, outP []Page) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.fail(er, p)
+			er.detector.forget()
+			outF, outP = fs, ps
+		}
+	}()
+	return er.detector.flush(fs, ps)
+}
+
 // guard is deferred around a rule's code. A rebuild meets the same section again,
 // fails in the same way and so ends with the same windows.
 func (e *Engine) guard(er *entryRule) {
-	p := recover()
-	if p == nil {
-		return
+	if p := recover(); p != nil {
+		e.fail(er, p)
+		er.detector.reset()
 	}
+}
+
+func (e *Engine) fail(er *entryRule, p any) {
 	e.stats.Panics++
 	if len(e.faults) < maxFaults {
 		e.faults = append(e.faults, Fault{Rule: er.rule, Panic: fmt.Sprint(p), Stack: string(debug.Stack())})
 	}
-	er.detector.reset()
 	e.faulty = append(e.faulty, er)
 }
 
-// tellFaults has VisibilityLost fire for the rules that failed in the section.
-func (e *Engine) tellFaults(sec *detect.Section) {
-	faulty := e.faulty
+// tellFaults has VisibilityLost fire for the rules that have failed since the section
+// before the last, or in it.
+func (e *Engine) tellFaults() {
+	faulty, sec := e.faulty, &e.last
 	e.faulty = nil
 	lost, ok := e.byVer[rule.VisibilityLost().Version]
 	if !ok {

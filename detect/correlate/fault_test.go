@@ -13,17 +13,39 @@ import (
 	"github.com/vedette-sec/vedette/detect/rule"
 )
 
-// bomb is a rule's state whose code fails on one key, after it has taken it.
+// bomb is a rule's state whose code fails once there was a certain key: after it has
+// taken it, at the next settling, or when it next flushes a finding.
 type bomb struct {
 	detector
-	key []byte
+	key   []byte
+	at    string // "apply", "advance" or "flush"
+	armed bool
+}
+
+func (b *bomb) explode(at string) {
+	if b.armed && b.at == at {
+		b.armed = false
+		panic("no such pane")
+	}
 }
 
 func (b *bomb) apply(g *detect.Group, next int64) {
 	b.detector.apply(g, next)
-	if bytes.Equal(g.Key, b.key) {
-		panic("no such pane")
+	b.armed = b.armed || bytes.Equal(g.Key, b.key)
+	b.explode("apply")
+}
+
+func (b *bomb) advance() {
+	b.detector.advance()
+	b.explode("advance")
+}
+
+func (b *bomb) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Page) {
+	n := len(fs)
+	if fs, ps = b.detector.flush(fs, ps); len(fs) > n {
+		b.explode("flush")
 	}
+	return fs, ps
 }
 
 func countRule(id string, n float64) *rule.Rule {
@@ -34,17 +56,30 @@ func countRule(id string, n float64) *rule.Rule {
 	return r
 }
 
-// TestFaultStopsOneRule: a rule whose code panics loses what it held in windows and
-// goes on; other rules find what they would have, the loss is told, and a rebuild
-// comes to the same.
+// TestFaultStopsOneRule: a rule whose code panics, wherever it does, loses what it
+// held in windows and goes on; other rules find what they would have, the loss is
+// told, and a rebuild comes to the same.
 func TestFaultStopsOneRule(t *testing.T) {
+	for _, c := range []struct {
+		at, lost string
+		counted  int64 // of the rule's five events of a, which fires with the third
+	}{
+		{"apply", "2–2", 3}, // the two before it are dropped
+		{"advance", "2–2", 3},
+		{"flush", "3–3", 2}, // what is dropped is the finding with the first three
+	} {
+		t.Run(c.at, func(t *testing.T) { testFault(t, c.at, c.lost, c.counted) })
+	}
+}
+
+func testFault(t *testing.T, at, records string, counted int64) {
 	weak, strong, lost := countRule("weak", 3), countRule("strong", 3), rule.VisibilityLost()
 	key := func(s string) []byte { return detect.AppendKey(nil, []byte(s)) }
 	src := detect.Source{Incarnation: 1}
-	at := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC).UnixNano()
+	began := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC).UnixNano()
 	section := func(from int64, k string) *detect.Section {
 		var b detect.SectionBuilder
-		stamp := at + from*int64(time.Second)
+		stamp := began + from*int64(time.Second)
 		for _, r := range []*rule.Rule{weak, strong} {
 			b.Add("t", r.Version, key(k), detect.Observation{
 				Pointer: detect.Pointer{Source: src, Offset: from}, Time: stamp, Stamp: stamp, IDHash: uint64(from + 1),
@@ -58,7 +93,7 @@ func TestFaultStopsOneRule(t *testing.T) {
 			t.Fatal(err)
 		}
 		er := e.byVer[weak.Version]
-		er.detector = &bomb{er.detector, key("poison")}
+		er.detector = &bomb{detector: er.detector, key: key("poison"), at: at}
 		return e
 	}
 	// a fires with its third event; the poison lies between the second and the third.
@@ -68,6 +103,9 @@ func TestFaultStopsOneRule(t *testing.T) {
 		for i, k := range stream {
 			if r := e.Apply(section(int64(i), k), i < rebuilt); r != Applied {
 				t.Fatalf("section %d: %s", i, r)
+			}
+			if i < rebuilt {
+				continue
 			}
 			fs, _ := e.Flush()
 			for _, f := range fs {
@@ -88,10 +126,10 @@ func TestFaultStopsOneRule(t *testing.T) {
 			told = k
 		}
 	}
-	if !strings.Contains(told, `"weak"`) || !strings.Contains(told, "records 2–2") {
+	if !strings.Contains(told, `"weak"`) || !strings.Contains(told, "records "+records) {
 		t.Errorf("the loss was told as %q", told)
 	}
-	want := map[string]int64{"v-strong a": 5, "v-weak a": 3, told: 1}
+	want := map[string]int64{"v-strong a": 5, "v-weak a": counted, told: 1}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("findings (-want +got):\n%s", d)
 	}
@@ -106,9 +144,13 @@ func TestFaultStopsOneRule(t *testing.T) {
 		t.Error("a fault is told twice")
 	}
 
-	// Whoever takes over behind the poison finds the rest.
+	// Whoever takes over behind the poison finds the rest, and tells what it lost itself.
 	rest := run(engine(), 3)
-	if d := cmp.Diff(map[string]int64{"v-strong a": 5, "v-weak a": 3}, rest); d != "" {
+	want = map[string]int64{"v-strong a": 5, "v-weak a": counted}
+	if at == "flush" {
+		want[told] = 1
+	}
+	if d := cmp.Diff(want, rest); d != "" {
 		t.Errorf("after a rebuild (-want +got):\n%s", d)
 	}
 }

@@ -385,4 +385,9 @@ func (n *newValue) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Pa
 	return fs, n.profiles.flushPages(ps, func(p *valueProfile) bool { return p.known })
 }
 
+func (n *newValue) forget() {
+	n.deltas.clear()
+	clear(n.profiles.dirty) // a page is packed again when one of its profiles changes
+}
+
 func (n *newValue) restore(p Page) error { return n.profiles.restore(p) }

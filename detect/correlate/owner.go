@@ -50,6 +50,7 @@ type OwnerOptions struct {
 	Snapshots      *Snapshots
 	SnapshotEvery  time.Duration // 5 min if zero
 	SnapshotAtStop bool          // write one, behind a last checkpoint, when Run's ctx ends
+	LeaveWithin    time.Duration // bounds that; 5 s if zero
 
 	MaxRows int          // findings in the making at which a checkpoint is written at once; 1000 if zero
 	Metrics *Metrics     // may be nil
@@ -71,6 +72,9 @@ func (o *OwnerOptions) validate() error {
 	}
 	if o.SnapshotEvery <= 0 {
 		o.SnapshotEvery = 5 * time.Minute
+	}
+	if o.LeaveWithin <= 0 {
+		o.LeaveWithin = 5 * time.Second
 	}
 	if o.MaxRows <= 0 {
 		o.MaxRows = 1000

@@ -422,10 +422,7 @@ func (s *session) section(ctx context.Context, sec *detect.Section, rebuild bool
 	if !rebuild {
 		o.o.Metrics.Sections.WithLabelValues(result.String()).Inc()
 	}
-	for _, f := range s.engine.Faults() {
-		o.log.Error("a rule's code failed: its windows on this partition are dropped, the other rules go on", "rule", f.Rule.ID, "title", f.Rule.Title,
-			"offset", offset, "source", sec.Source.Partition, "from", sec.From, "to", sec.To, "panic", f.Panic, "stack", f.Stack)
-	}
+	s.logFaults()
 	switch {
 	case result == Gap && !rebuild:
 		s.rewind(sec.Source, next, offset)
@@ -437,6 +434,14 @@ func (s *session) section(ctx context.Context, sec *detect.Section, rebuild bool
 		}
 	}
 	return nil
+}
+
+func (s *session) logFaults() {
+	for _, f := range s.engine.Faults() {
+		sec := &s.engine.last
+		s.owner.log.Error("a rule's code failed: what it held on this partition is dropped, the other rules go on", "rule", f.Rule.ID, "title", f.Rule.Title,
+			"position", s.position, "source", sec.Source.Partition, "from", sec.From, "to", sec.To, "panic", f.Panic, "stack", f.Stack)
+	}
 }
 
 // rewindEvery is how long match gets to answer.
@@ -465,6 +470,7 @@ func (s *session) commit(ctx context.Context) error {
 		Mark:      Mark{Position: s.position, Clock: s.engine.Clock(), State: s.state(), Last: s.last},
 	}
 	c.Findings, c.Pages = s.engine.Flush()
+	s.logFaults()
 	snapshot := s.snapshotDue() && c.Mark.Clock != never
 	if s.markDue(c.Mark.Clock) || snapshot {
 		c.SaveMark = true

@@ -9,9 +9,6 @@ import (
 	"time"
 )
 
-// leaveWithin bounds what an owner does at its end.
-const leaveWithin = 5 * time.Second
-
 // fromSnapshot makes an engine with the windows of the newest snapshot that can be
 // used, and says where it stands. nil: there is none that is nearer to the
 // checkpoint than the mark at begin.
@@ -124,7 +121,7 @@ func (s *session) leave(ctx context.Context) {
 	if o.o.Snapshots == nil || !o.o.SnapshotAtStop || s.writing.Load() || s.engine.Clock() == never {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.o.LeaveWithin)
 	defer cancel()
 	s.snapped = time.Time{}
 	if err := s.commit(ctx); err != nil && !errors.Is(err, ErrFenced) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"runtime/debug"
 	"slices"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -52,8 +53,17 @@ type snapshotted interface {
 	load(r *snapshotReader)
 }
 
+// guardSnapshot is deferred around the code of detectors that write or read a
+// snapshot: it is a cache, and must not keep an owner from its work.
+func guardSnapshot(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%w: our code failed: %v\n%s", ErrSnapshot, p, debug.Stack())
+	}
+}
+
 // Snapshot writes the windows. What has been found must have been flushed.
-func (e *Engine) Snapshot(to io.Writer) error {
+func (e *Engine) Snapshot(to io.Writer) (err error) {
+	defer guardSnapshot(&err)
 	if n := e.pending(); n > 0 {
 		return fmt.Errorf("snapshot: %d findings have not been flushed", n)
 	}
@@ -86,7 +96,8 @@ func (e *Engine) Snapshot(to io.Writer) error {
 // which a snapshot was written, and may have been given the profiles of a later
 // one. The engine has to have the rules that are in the snapshot and no others. Every
 // error wraps ErrSnapshot or is the reader's.
-func (e *Engine) Load(from io.Reader) error {
+func (e *Engine) Load(from io.Reader) (err error) {
+	defer guardSnapshot(&err)
 	r := &snapshotReader{from: from}
 	if f := r.byte(); r.err == nil && f != formatSnapshot {
 		return fmt.Errorf("%w: format %d, want %d", ErrSnapshot, f, formatSnapshot)

@@ -352,4 +352,9 @@ func (n *unmatched) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []P
 	return n.unlisted.flush(n.deltas.flush(fs, nil)), ps
 }
 
+func (n *unmatched) forget() {
+	n.deltas.clear()
+	n.unlisted.list = nil
+}
+
 func (n *unmatched) restore(Page) error { return errMalformed }
