@@ -187,7 +187,11 @@ func Default() *Config {
 
 // LogTypes are the names that a FileSource's type may have.
 func LogTypes() []string {
-	return []string{string(event.TypeCloudTrail), string(event.TypeAPIGateway), string(event.TypeLambda)}
+	var names []string
+	for _, t := range event.Types() {
+		names = append(names, string(t))
+	}
+	return names
 }
 
 // validate reports what is wrong, by key; with required, also what a server lacks.

@@ -182,7 +182,7 @@ func (d *Decoder) apiGateway(ev *Event) *DecodeError {
 	if ev.has(gwContext) && ev.spans[gwContext].kind == KindObject && !ev.has(gwStatus) {
 		// A format that has all variables below one member, as in $context.status.
 		sp := ev.spans[gwContext]
-		if !d.document(ev, schemaAPIGateway, ev.Doc[sp.start:sp.end:sp.end], false) {
+		if !d.document(ev, ev.Doc[sp.start:sp.end:sp.end], false) {
 			return d.refused()
 		}
 	}
@@ -216,14 +216,14 @@ func (d *Decoder) apiGateway(ev *Event) *DecodeError {
 // accessLine scans a line, and once more if it has bare dashes in place of
 // values: a variable that is absent and stands in the format without quotes.
 func (d *Decoder) accessLine(ev *Event, doc []byte, outer bool) bool {
-	if d.document(ev, schemaAPIGateway, doc, outer) {
+	if d.document(ev, doc, outer) {
 		return true
 	}
 	if d.scan.fault != faultNumber {
 		return false
 	}
 	repaired, ok := ev.nullDashes(doc)
-	return ok && d.document(ev, schemaAPIGateway, repaired, outer)
+	return ok && d.document(ev, repaired, outer)
 }
 
 // nullDashes is doc with null for every bare dash that stands as a member's value.

@@ -136,10 +136,10 @@ var cloudTrailSchema = newSchema([]field{
 })
 
 func (d *Decoder) cloudTrail(ev *Event) *DecodeError {
-	if !d.document(ev, schemaCloudTrail, ev.Raw, true) {
+	if !d.document(ev, ev.Raw, true) {
 		return d.refused()
 	}
-	if message, ok := ev.unwrap(); ok && !d.document(ev, schemaCloudTrail, message, false) {
+	if message, ok := ev.unwrap(); ok && !d.document(ev, message, false) {
 		return d.refused()
 	}
 	source, name := ev.text(ctEventSource), ev.text(ctEventName)

@@ -34,15 +34,17 @@ type Event struct {
 	Status   int     // HTTP status code, for CloudTrail one that the error code stands for; 0 if there is none
 	Duration float64 // ms; 0 if not known
 
-	schema schemaID
-	seen   [maxSlots / 64]uint64
-	other  keySet
-	have   uint64 // attributes computed, by bit
-	attrs  [NumAttrs][]byte
-	spans  [maxSlots]span
-	env    envelope
-	line   line
-	arena  []byte // unescaped text
+	of      *logType // of Type; nil if it is none of ours
+	place   int      // of it in logTypes
+	scanned bool     // Doc was, by the type's schema: the slots are of it
+	seen    [maxSlots / 64]uint64
+	other   keySet
+	have    uint64 // attributes computed, by bit
+	attrs   [NumAttrs][]byte
+	spans   [maxSlots]span
+	env     envelope
+	line    line
+	arena   []byte // unescaped text
 	// message is the message of the CloudWatch Logs event, its escapes undone.
 	message []byte
 }
@@ -53,33 +55,15 @@ type envelope struct {
 	time                     int64  // ns; 0 if there is none
 }
 
-// schemaID says which schema an event's slots are of.
-type schemaID uint8
-
-const (
-	schemaCloudTrail schemaID = iota
-	schemaAPIGateway
-	schemaLambda
-	numSchemas
-	schemaNone // a line of text
-)
-
-func schemas() [numSchemas]*schema {
-	return [numSchemas]*schema{
-		schemaCloudTrail: cloudTrailSchema,
-		schemaAPIGateway: apiGatewaySchema,
-		schemaLambda:     lambdaSchema,
-	}
-}
-
 // Decoder decodes records. It is not safe for concurrent use.
 type Decoder struct {
 	scan   scanner
-	habits [numSchemas]habit
+	habits []*habit // by place in logTypes
+	last   int      // place in logTypes of the type decoded last: most come in streaks
 }
 
 // NewDecoder returns a decoder for all log types.
-func NewDecoder() *Decoder { return new(Decoder) }
+func NewDecoder() *Decoder { return &Decoder{habits: make([]*habit, len(logTypes))} }
 
 // Decode makes ev the event of a record. The event aliases r.Data. An empty
 // r.Type is told from the content. The error is a *DecodeError; ev then holds
@@ -111,15 +95,26 @@ func (d *Decoder) decode(ev *Event) *DecodeError {
 			return &DecodeError{Reason: ReasonType}
 		}
 	}
-	switch ev.Type {
-	case TypeCloudTrail:
-		return d.cloudTrail(ev)
-	case TypeAPIGateway:
-		return d.apiGateway(ev)
-	case TypeLambda:
-		return d.lambda(ev)
+	if !d.take(ev) {
+		return &DecodeError{Reason: ReasonType, Err: errors.New("no decoder of this name")}
 	}
-	return &DecodeError{Reason: ReasonType, Err: errors.New("no decoder of this name")}
+	return ev.of.decode(d, ev)
+}
+
+// take finds the log type of ev's name.
+func (d *Decoder) take(ev *Event) bool {
+	if logTypes[d.last].name != ev.Type {
+		i, ok := logTypeOf[ev.Type]
+		if !ok {
+			return false
+		}
+		d.last = i
+	}
+	if d.habits[d.last] == nil {
+		d.habits[d.last] = new(habit)
+	}
+	ev.of, ev.place = &logTypes[d.last], d.last
+	return true
 }
 
 func invalidUTF8(b []byte) int {
@@ -140,7 +135,7 @@ const maxArena = 1 << 20
 func (e *Event) reset(r Record) {
 	e.Type, e.Raw, e.Doc = r.Type, r.Data, nil
 	e.Time, e.Class, e.Activity, e.Layer, e.Outcome, e.Status, e.Duration = 0, 0, 0, 0, 0, 0, 0
-	e.schema = schemaNone
+	e.of, e.scanned = nil, false
 	e.have, e.seen = 0, [maxSlots / 64]uint64{}
 	e.env, e.line = envelope{}, line{}
 	if cap(e.arena) > maxArena {
@@ -152,19 +147,19 @@ func (e *Event) reset(r Record) {
 	e.arena, e.message = e.arena[:0], e.message[:0]
 }
 
-// document scans doc, the whole of the record or the message in it, by a schema.
-// With outer, a message is taken out of doc. If it fails, refused says why: not
+// document scans doc, the whole of the record or the message in it, by the schema of
+// the event's type. With outer, a message is taken out of doc. If it fails, refused says why: not
 // every failure is an error.
-func (d *Decoder) document(ev *Event, id schemaID, doc []byte, outer bool) bool {
-	ev.Doc, ev.schema = doc, schemaNone
+func (d *Decoder) document(ev *Event, doc []byte, outer bool) bool {
+	ev.Doc, ev.scanned = doc, false
 	ev.seen, ev.other = [maxSlots / 64]uint64{}, keySet{}
 	s := &d.scan
 	s.b, s.spans, s.seen, s.other, s.fault, s.high = doc, &ev.spans, &ev.seen, &ev.other, faultNone, 0
-	s.habit = &d.habits[id]
+	s.habit = d.habits[d.last]
 	if s.message = nil; outer {
 		s.message = &ev.message
 	}
-	ok := s.scan(schemas()[id].root)
+	ok := s.scan(ev.of.schema.root)
 	if outer && (!ok || s.high&highs != 0) && !utf8.Valid(doc) {
 		// What is within doc, or its escapes undone, is UTF-8 if all of it is.
 		s.fail(invalidUTF8(doc), faultUTF8)
@@ -175,7 +170,7 @@ func (d *Decoder) document(ev *Event, id schemaID, doc []byte, outer bool) bool 
 		ev.Doc, ev.seen = nil, [maxSlots / 64]uint64{}
 		return false
 	}
-	ev.schema = id
+	ev.scanned = true
 	return true
 }
 
@@ -199,7 +194,7 @@ func (e *Event) unwrap() (message []byte, wrapped bool) {
 	if ms, ok := parseInt(e.text(envTime)); ok && ms > 0 && ms <= maxMillis {
 		e.env.time = ms * 1e6
 	}
-	e.Doc, e.schema, e.seen = nil, schemaNone, [maxSlots / 64]uint64{}
+	e.Doc, e.scanned, e.seen = nil, false, [maxSlots / 64]uint64{}
 	return e.message, true
 }
 
@@ -306,25 +301,20 @@ func (e *Event) attr(a Attr) []byte {
 		e.arena = strconv.AppendFloat(e.arena, e.Duration, 'f', -1, 64)
 		return e.arena[from:len(e.arena):len(e.arena)]
 	case AttrCloudProvider:
-		if e.Type == TypeUnknown {
+		if e.of == nil {
 			return nil
 		}
-		return e.constant("AWS")
+		return e.constant(e.of.provider)
 	}
 	return e.own(a)
 }
 
 // own is an attribute as the event's own log type has it.
 func (e *Event) own(a Attr) []byte {
-	switch e.Type {
-	case TypeCloudTrail:
-		return e.cloudTrailAttr(a)
-	case TypeAPIGateway:
-		return e.apiGatewayAttr(a)
-	case TypeLambda:
-		return e.lambdaAttr(a)
+	if e.of == nil {
+		return nil
 	}
-	return nil
+	return e.of.attr(e, a)
 }
 
 func (e *Event) decimal(n int64) []byte {
@@ -343,12 +333,12 @@ func (e *Event) constant(s string) []byte {
 	return e.arena[from:len(e.arena):len(e.arena)]
 }
 
-// Discriminator is what picks the kind of a record apart, for caches of what
-// holds for all records of a kind: eventSource and eventName of a CloudTrail
-// record. For the other types both are nil.
+// Discriminator is what picks the kinds of a log type's records apart, for caches of
+// what holds for all records of a kind: eventSource and eventName of a CloudTrail
+// record. For types that have no such fields both are nil.
 func (e *Event) Discriminator() (a, b []byte) {
-	if e.schema != schemaCloudTrail {
+	if e.of == nil || e.of.by[0] == 0 {
 		return nil, nil
 	}
-	return e.text(ctEventSource), e.text(ctEventName)
+	return e.text(e.of.by[0]), e.text(e.of.by[1])
 }

@@ -89,11 +89,11 @@ type line struct {
 func (d *Decoder) lambda(ev *Event) *DecodeError {
 	text := ev.Raw
 	if isObject(ev.Raw) {
-		if !d.document(ev, schemaLambda, ev.Raw, true) {
+		if !d.document(ev, ev.Raw, true) {
 			return d.refused()
 		}
 		message, ok := ev.unwrap()
-		if ok && isObject(message) && !d.document(ev, schemaLambda, message, false) {
+		if ok && isObject(message) && !d.document(ev, message, false) {
 			// An application may write what begins like JSON and is not: a line of text.
 			if isPlatform(message) {
 				return d.refused()
@@ -102,7 +102,7 @@ func (d *Decoder) lambda(ev *Event) *DecodeError {
 		text = message
 	}
 	ev.Layer = LayerFunction
-	if ev.schema == schemaLambda {
+	if ev.scanned {
 		return ev.lambdaJSON()
 	}
 	return ev.lambdaText(text)

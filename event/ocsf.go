@@ -141,25 +141,13 @@ func (w *ocsfWriter) metadata() {
 	w.attr("uid", AttrUID)
 	w.attr("log_name", AttrType)
 	w.text("correlation_uid", firstOf(ev.Attr(AttrGatewayIntegration), ev.Attr(AttrAPIRequestUID)))
-	switch ev.Type {
-	case TypeCloudTrail:
-		w.text("event_code", ev.text(ctEventType))
-	case TypeAPIGateway:
-		w.attr("event_code", AttrAPIError)
-	case TypeLambda:
-		w.text("event_code", ev.text(lmType))
+	if ev.of != nil {
+		w.text("event_code", ev.of.code(ev))
+		w.open("product")
+		w.word("vendor_name", ev.of.provider)
+		w.word("name", ev.of.product)
+		w.close()
 	}
-	w.open("product")
-	w.word("vendor_name", "AWS")
-	switch ev.Type {
-	case TypeCloudTrail:
-		w.word("name", "CloudTrail")
-	case TypeAPIGateway:
-		w.word("name", "API Gateway")
-	case TypeLambda:
-		w.word("name", "Lambda")
-	}
-	w.close()
 	w.text("log_provider", ev.env.group)
 	w.close()
 
@@ -178,7 +166,7 @@ func (w *ocsfWriter) user(key string) {
 	w.attr("name", AttrActorName)
 	w.attr("type", AttrActorType)
 	w.attr("credential_uid", AttrActorCredential)
-	if w.ev.schema == schemaCloudTrail {
+	if w.ev.Type == TypeCloudTrail {
 		w.text("uid_alt", w.ev.text(ctUserPrincipal))
 	}
 	w.close()
@@ -191,7 +179,7 @@ func (w *ocsfWriter) who() {
 	w.open("session")
 	w.attr("uid", AttrActorSession)
 	w.attr("issuer", AttrActorIssuer)
-	if ev.schema == schemaCloudTrail {
+	if ev.Type == TypeCloudTrail {
 		if mfa := ev.text(ctMFA); mfa != nil {
 			w.yes("is_mfa", string(mfa) == "true")
 		}
@@ -206,7 +194,7 @@ func (w *ocsfWriter) who() {
 	w.open("src_endpoint")
 	w.attr("ip", AttrSrcIP)
 	w.attr("domain", AttrSrcDomain)
-	if ev.schema == schemaCloudTrail {
+	if ev.Type == TypeCloudTrail {
 		w.text("uid", ev.text(ctVPCEndpoint))
 	}
 	w.open("location")
@@ -231,7 +219,7 @@ func (w *ocsfWriter) http() {
 	w.attr("path", AttrHTTPPath)
 	w.close()
 	w.attr("user_agent", AttrHTTPUserAgent)
-	if ev.schema == schemaCloudTrail {
+	if ev.Type == TypeCloudTrail {
 		if n, ok := parseInt(ev.text(ctBytesIn)); ok {
 			w.number("length", n)
 		}

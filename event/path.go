@@ -43,7 +43,7 @@ func (v Value) AppendText(dst []byte) []byte {
 // well: "requestParameters.x.y" is also the member "x.y" of requestParameters.
 type Path struct {
 	dotted string
-	known  [numSchemas]steps
+	known  []steps // by place in logTypes
 }
 
 // steps are the slots along a path, from the outside in, and for each what of
@@ -60,9 +60,9 @@ type steps struct {
 
 // CompilePath compiles a dotted path, "userIdentity.sessionContext.sessionIssuer.arn".
 func CompilePath(dotted string) *Path {
-	p := &Path{dotted: dotted}
-	for i, s := range schemas() {
-		p.known[i] = s.resolve(dotted)
+	p := &Path{dotted: dotted, known: make([]steps, len(logTypes))}
+	for i := range logTypes {
+		p.known[i] = logTypes[i].schema.resolve(dotted)
 	}
 	return p
 }
@@ -114,10 +114,10 @@ func (e *Event) mayGoOn(next []uint8) bool {
 //
 // The values alias the event's document.
 func (e *Event) Values(dst []Value, p *Path) []Value {
-	if e.schema == schemaNone {
+	if !e.scanned {
 		return dst
 	}
-	st := &p.known[e.schema]
+	st := &p.known[e.place]
 	for i := st.n - 1; i >= 0; i-- {
 		if !e.has(st.slot[i]) {
 			continue

@@ -40,10 +40,10 @@ func newBase(e *Engine, r *rule.Rule) (*base, error) {
 	}
 	b := &base{e: e, r: r, c: c, seed: maphash.MakeSeed(), types: typesOf(c.Rules)}
 	if len(c.Rules) == 0 {
-		b.types = settledTypes[:]
+		b.types = event.Types()
 	}
 	for _, t := range b.types {
-		b.late = max(b.late, int64(lateness(t)))
+		b.late = max(b.late, int64(t.Delay().Most))
 	}
 	b.hold = cmp.Or(c.Hold, originHold)
 	if c.Lateness > 0 {
@@ -64,13 +64,13 @@ func typesOf(rules []*rule.Rule) []event.Type {
 		switch {
 		case reason != "": // inactive: nothing comes from it
 		case route.Type == "":
-			return settledTypes[:]
+			return event.Types()
 		case !slices.Contains(types, route.Type):
 			types = append(types, route.Type)
 		}
 	}
 	if len(types) == 0 {
-		return settledTypes[:]
+		return event.Types()
 	}
 	return types
 }

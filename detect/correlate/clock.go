@@ -24,25 +24,6 @@ const (
 // still holds settling back.
 const originHold = 2 * time.Hour
 
-// settle is how long after its event time a record of a type has arrived as a rule.
-func settle(t event.Type) time.Duration {
-	if t == event.TypeAPIGateway || t == event.TypeLambda {
-		return 3 * time.Minute
-	}
-	return 20 * time.Minute
-}
-
-// lateness bounds how long a record may take to arrive and still count with its
-// neighbours in event time.
-func lateness(t event.Type) time.Duration {
-	if t == event.TypeAPIGateway || t == event.TypeLambda {
-		return 15 * time.Minute
-	}
-	return 90 * time.Minute
-}
-
-var settledTypes = [...]event.Type{event.TypeAPIGateway, event.TypeLambda, event.TypeCloudTrail}
-
 // origin is a collector's promise for one log type, as read on each source.
 type origin struct {
 	name, typ string
@@ -63,6 +44,7 @@ type source struct {
 // what State encodes: nothing else decides when something is settled.
 type clocks struct {
 	want    int // sources that have to be heard before A moves
+	types   []event.Type
 	sources []source
 	current []int // indexes of the sources that count
 	index   map[detect.Source]int
@@ -77,7 +59,7 @@ type clocks struct {
 
 func newClocks(want int) clocks {
 	return clocks{
-		want: want, index: map[detect.Source]int{}, byName: map[[2]string]int{}, hold: int64(originHold),
+		want: want, types: event.Types(), index: map[detect.Source]int{}, byName: map[[2]string]int{}, hold: int64(originHold),
 		a: never, settled: map[event.Type]int64{},
 	}
 }
@@ -173,7 +155,7 @@ func (c *clocks) update() {
 	if c.finish {
 		c.a = always
 	}
-	for _, t := range settledTypes {
+	for _, t := range c.types {
 		c.settled[t] = c.settledType(t)
 	}
 }
@@ -182,7 +164,7 @@ func (c *clocks) settledType(t event.Type) int64 {
 	if c.a == never || c.a == always {
 		return c.a
 	}
-	s := c.a - int64(settle(t))
+	s := c.a - int64(t.Delay().Usual)
 	for k := range c.origins {
 		o := &c.origins[k]
 		if o.typ != "" && o.typ != string(t) || o.renewed < c.a-c.hold {

@@ -73,11 +73,6 @@ type node struct {
 	cost int
 }
 
-// knownTypes are the log types a program routes by.
-func knownTypes() []event.Type {
-	return []event.Type{event.TypeCloudTrail, event.TypeAPIGateway, event.TypeLambda}
-}
-
 // compiler builds a program.
 type compiler struct {
 	*program
@@ -87,7 +82,7 @@ type compiler struct {
 
 func compile(set *rule.Set) *program {
 	c := &compiler{
-		program:    &program{types: knownTypes()},
+		program:    &program{types: event.Types()},
 		fieldIndex: map[string]int32{},
 		testIndex:  map[string]int32{},
 	}

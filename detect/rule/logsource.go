@@ -2,6 +2,7 @@ package rule
 
 import (
 	"fmt"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -60,6 +61,15 @@ var classes = map[string]event.Class{
 	"datastore_activity": event.ClassDatastore,
 }
 
+// serviceNames lists the services of product vedette: the log types.
+func serviceNames() string {
+	var names []string
+	for _, t := range event.Types() {
+		names = append(names, string(t))
+	}
+	return strings.Join(names, ", ")
+}
+
 func parseLogsource(n *yaml.Node) (Logsource, error) {
 	var l Logsource
 	es, err := entries(n, "logsource")
@@ -94,11 +104,8 @@ func parseLogsource(n *yaml.Node) (Logsource, error) {
 	if l.Category != "" && classes[l.Category] == 0 {
 		return l, at(n, "logsource: product vedette has the categories http_activity, api_activity, authentication and datastore_activity, not %q", l.Category)
 	}
-	switch t := event.Type(l.Service); t {
-	case "", event.TypeCloudTrail, event.TypeAPIGateway, event.TypeLambda:
-	default:
-		return l, at(n, "logsource: product vedette has the services %s, %s and %s, not %q",
-			event.TypeCloudTrail, event.TypeAPIGateway, event.TypeLambda, l.Service)
+	if l.Service != "" && !event.Type(l.Service).Known() {
+		return l, at(n, "logsource: product vedette has the services %s, not %q", serviceNames(), l.Service)
 	}
 	return l, nil
 }

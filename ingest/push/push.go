@@ -104,7 +104,7 @@ func (o *Options) setDefaults() error {
 		o.Timeout = DefaultTimeout
 	}
 	if len(o.Types) == 0 {
-		o.Types = []event.Type{event.TypeCloudTrail, event.TypeAPIGateway, event.TypeLambda}
+		o.Types = event.Types()
 	}
 	return nil
 }
