@@ -1,6 +1,10 @@
 package correlate
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/vedette-sec/vedette/event"
+)
 
 // Metrics is what owners count. partition is one of vedette.observations.
 type Metrics struct {
@@ -98,7 +102,7 @@ func (m *Metrics) at(partition int32, label string, e *Engine) {
 		return
 	}
 	m.Clock.WithLabelValues(label).Set(float64(e.Clock()) / 1e9)
-	for _, t := range settledTypes {
+	for _, t := range event.Types() {
 		if s := e.Settled(t); s != never {
 			m.Settled.WithLabelValues(label, string(t)).Set(float64(s) / 1e9)
 		}
