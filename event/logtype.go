@@ -1,7 +1,5 @@
 package event
 
-import "time"
-
 // logType is all that this package knows of one log type. Whoever adds a type adds
 // its name to the Types, its line to logTypes, its fields and its decoder, and what
 // tells it apart to DetectType.
@@ -19,17 +17,19 @@ type logType struct {
 }
 
 // Delay says how long records of a log type take from when it happened until they
-// are appended.
+// are appended, in ns.
 type Delay struct {
-	Usual time.Duration // after it a record is there as a rule
-	Most  time.Duration // a record may take as long and still counts with what was in time
+	Usual int64 // after it a record is there as a rule
+	Most  int64 // a record may take as long and still counts with what was in time
 }
+
+const minute = 60_000_000_000
 
 // The delays of logs that are written line by line, and of those that are collected
 // into files first.
 var (
-	promptly = Delay{3 * time.Minute, 15 * time.Minute}
-	byFile   = Delay{20 * time.Minute, 90 * time.Minute}
+	promptly = Delay{3 * minute, 15 * minute}
+	byFile   = Delay{20 * minute, 90 * minute}
 )
 
 var logTypes = [...]logType{

@@ -43,7 +43,7 @@ func newBase(e *Engine, r *rule.Rule) (*base, error) {
 		b.types = event.Types()
 	}
 	for _, t := range b.types {
-		b.late = max(b.late, int64(t.Delay().Most))
+		b.late = max(b.late, t.Delay().Most)
 	}
 	b.hold = cmp.Or(c.Hold, originHold)
 	if c.Lateness > 0 {

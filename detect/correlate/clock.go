@@ -164,7 +164,7 @@ func (c *clocks) settledType(t event.Type) int64 {
 	if c.a == never || c.a == always {
 		return c.a
 	}
-	s := c.a - int64(t.Delay().Usual)
+	s := c.a - t.Delay().Usual
 	for k := range c.origins {
 		o := &c.origins[k]
 		if o.typ != "" && o.typ != string(t) || o.renewed < c.a-c.hold {
