@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // A batch is a sequence of sections. Each is a format byte, the length of its
@@ -49,6 +50,10 @@ const (
 	minProgress    = 3
 	minSeen        = 2
 )
+
+// usualObservation is what room is made for, that nothing need be copied as a
+// section grows: one with a number or a short label takes as much.
+const usualObservation = minObservation + 9
 
 const milli = 1e6
 
@@ -119,7 +124,16 @@ func (e *encoder) section(s *Section) {
 	h = binary.AppendUvarint(h, uint64(s.To-s.Tail.End))
 	e.head = binary.LittleEndian.AppendUint32(h, s.Tail.CRC)
 
+	obs, groups, size := 0, 0, 0
+	for i := range s.Groups {
+		if n := len(s.Groups[i].Obs); n > 0 {
+			obs += n
+			groups++
+			size += len(s.Groups[i].Key)
+		}
+	}
 	e.str(s.Generation)
+	e.body = slices.Grow(e.body, size+obs*usualObservation+groups*minGroup)
 	b := binary.AppendUvarint(e.body, uint64(len(s.Progress)))
 	for _, p := range s.Progress {
 		b = binary.AppendUvarint(b, e.str(p.Origin))
@@ -130,13 +144,6 @@ func (e *encoder) section(s *Section) {
 	for _, n := range s.Seen {
 		b = binary.AppendUvarint(b, e.str(n.Type))
 		b = binary.AppendVarint(b, s.Clock-n.Time)
-	}
-	obs, groups := 0, 0
-	for i := range s.Groups {
-		if n := len(s.Groups[i].Obs); n > 0 {
-			obs += n
-			groups++
-		}
 	}
 	b = binary.AppendUvarint(b, uint64(obs))
 	b = binary.AppendUvarint(b, uint64(groups))
@@ -221,19 +228,19 @@ func DecodeBatch(b []byte) ([]Section, error) {
 		}
 		d := decoder{b: b[1:]}
 		n := d.uvarint()
-		if d.err == nil && n > uint64(len(d.b)) {
+		if d.err == nil && n > uint64(d.left()) {
 			d.fail(errTruncated)
 		}
 		if d.err != nil {
 			return nil, fmt.Errorf("section %d at byte %d: %w", len(secs), at, d.err)
 		}
-		b = d.b[n:]
-		d.b = d.b[:n:n]
-		d.text = string(d.b) // one copy for all strings
+		body := d.b[d.at:][:n:n]
+		b = d.b[d.at+int(n):]
+		d = decoder{b: body, text: string(body)} // one copy for all strings
 		var s Section
 		d.section(&s, format)
-		if d.err == nil && len(d.b) > 0 {
-			d.fail(fmt.Errorf("%d bytes left over", len(d.b)))
+		if d.err == nil && d.left() > 0 {
+			d.fail(fmt.Errorf("%d bytes left over", d.left()))
 		}
 		if d.err != nil {
 			return nil, fmt.Errorf("section %d at byte %d: %w", len(secs), at, d.err)
@@ -243,10 +250,12 @@ func DecodeBatch(b []byte) ([]Section, error) {
 	return secs, nil
 }
 
-// decoder reads from the front of b; after the first error it reads zeros.
+// decoder reads b from at on; after the first error it reads zeros. It moves an
+// index and not the slice: a pointer written costs while the collector marks.
 type decoder struct {
 	b       []byte
-	text    string // the whole body
+	at      int
+	text    string // b
 	strings []string
 	err     error
 }
@@ -255,25 +264,31 @@ func (d *decoder) fail(err error) {
 	if d.err == nil {
 		d.err = err
 	}
-	d.b = nil
+	d.at = len(d.b)
 }
 
+// left is how many bytes have not been read.
+func (d *decoder) left() int { return len(d.b) - d.at }
+
 func (d *decoder) uvarint() uint64 {
-	if len(d.b) > 0 && d.b[0] < 0x80 {
-		v := uint64(d.b[0])
-		d.b = d.b[1:]
-		return v
+	if d.at < len(d.b) && d.b[d.at] < 0x80 {
+		d.at++
+		return uint64(d.b[d.at-1])
 	}
-	v, n := binary.Uvarint(d.b)
+	return d.longUvarint()
+}
+
+func (d *decoder) longUvarint() uint64 {
+	v, n := binary.Uvarint(d.b[d.at:])
 	switch {
 	case n == 0:
 		d.fail(errTruncated)
 		return 0
-	case n < 0 || d.b[n-1] == 0:
+	case n < 0 || d.b[d.at+n-1] == 0:
 		d.fail(errVarint)
 		return 0
 	}
-	d.b = d.b[n:]
+	d.at += n
 	return v
 }
 
@@ -285,7 +300,7 @@ func (d *decoder) varint() int64 {
 // count reads how many items of at least size bytes follow.
 func (d *decoder) count(size int) int {
 	n := d.uvarint()
-	if n > uint64(len(d.b)/size) {
+	if n > uint64(d.left()/size) {
 		d.fail(errCount)
 		return 0
 	}
@@ -294,22 +309,21 @@ func (d *decoder) count(size int) int {
 
 func (d *decoder) bytes() []byte {
 	n := d.uvarint()
-	if n > uint64(len(d.b)) {
+	if n > uint64(d.left()) {
 		d.fail(errTruncated)
 		return nil
 	}
-	v := d.b[:n:n]
-	d.b = d.b[n:]
+	v := d.b[d.at:][:n:n]
+	d.at += int(n)
 	return v
 }
 
 func (d *decoder) string() string {
 	n := len(d.bytes())
-	end := len(d.text) - len(d.b)
 	if d.err != nil {
 		return ""
 	}
-	return d.text[end-n : end]
+	return d.text[d.at-n : d.at]
 }
 
 func (d *decoder) ref() string {
@@ -369,7 +383,7 @@ func (d *decoder) section(s *Section, format byte) {
 
 func (d *decoder) tail(s *Section) {
 	behind := d.uvarint()
-	if len(d.b) < 4 {
+	if d.left() < 4 {
 		d.fail(errTruncated)
 		return
 	}
@@ -377,8 +391,8 @@ func (d *decoder) tail(s *Section) {
 		d.fail(errors.New("tail before the log"))
 		return
 	}
-	s.Tail = Tail{End: s.To - int64(behind), CRC: binary.LittleEndian.Uint32(d.b)}
-	d.b = d.b[4:]
+	s.Tail = Tail{End: s.To - int64(behind), CRC: binary.LittleEndian.Uint32(d.b[d.at:])}
+	d.at += 4
 }
 
 func (d *decoder) groups(s *Section) {
@@ -416,36 +430,36 @@ func (d *decoder) observations(obs []Observation, s *Section) {
 	offset, stamp, label := s.From, s.Clock, ""
 	for i := range obs {
 		o := &obs[i]
-		if len(d.b) < minObservation {
+		if d.left() < minObservation {
 			d.fail(errTruncated)
 			return
 		}
-		flags := d.b[0]
-		d.b = d.b[1:]
+		flags := d.b[d.at]
+		d.at++
 		if flags&^flagsKnown != 0 || flags&(flagLabel|flagSameLabel) == flagLabel|flagSameLabel {
 			d.fail(fmt.Errorf("unknown flags %#x", flags))
 			return
 		}
 		offset += d.varint()
-		if len(d.b) < 4+8 {
+		if d.left() < 4+8 {
 			d.fail(errTruncated)
 			return
 		}
-		o.CRC = binary.LittleEndian.Uint32(d.b)
-		o.IDHash = binary.LittleEndian.Uint64(d.b[4:])
-		d.b = d.b[12:]
+		o.CRC = binary.LittleEndian.Uint32(d.b[d.at:])
+		o.IDHash = binary.LittleEndian.Uint64(d.b[d.at+4:])
+		d.at += 12
 		ds, dt := d.varint(), d.varint()
 		if flags&flagMillis != 0 {
 			ds, dt = ds*milli, dt*milli
 		}
 		stamp += ds
 		if flags&flagRef != 0 {
-			if len(d.b) == 0 {
+			if d.left() == 0 {
 				d.fail(errTruncated)
 				return
 			}
-			o.Ref = d.b[0]
-			d.b = d.b[1:]
+			o.Ref = d.b[d.at]
+			d.at++
 		}
 		if flags&flagNumber != 0 {
 			o.Number = math.Float64frombits(bits.ReverseBytes64(d.uvarint()))
@@ -464,6 +478,8 @@ func (d *decoder) observations(obs []Observation, s *Section) {
 		}
 		o.Source, o.Offset = s.Source, offset
 		o.Stamp, o.Time = stamp, stamp-dt
-		o.Label = label
+		if label != "" {
+			o.Label = label
+		}
 	}
 }

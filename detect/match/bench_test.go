@@ -20,13 +20,14 @@ func BenchmarkDecodeMatch(b *testing.B) {
 	needShared(b)
 	for _, rules := range []struct {
 		name string
-		dirs []string
+		set  *rule.Set
 	}{
-		{"SigmaHQ", []string{"aws"}},
-		{"SigmaHQ+Suzaku", []string{"aws", "suzaku_aws"}},
+		{"SigmaHQ", awsRules(b, "aws")},
+		{"SigmaHQ+Suzaku", awsRules(b, "aws", "suzaku_aws")},
+		{"varied", varied(b, awsRules(b, "aws", "suzaku_aws"), 790)},
 	} {
 		b.Run(rules.name, func(b *testing.B) {
-			set := awsRules(b, rules.dirs...)
+			set := rules.set
 			records := decoded(awsRecords(b))
 			refs := reference(b, set, plainLike)
 			m := match.New(set)
@@ -40,6 +41,15 @@ func BenchmarkDecodeMatch(b *testing.B) {
 					hits = m.Match(ev, hits[:0])
 				}
 			}
+			sink := counter(0)
+			observed := func() {
+				for _, r := range records {
+					if err := d.Decode(ev, event.Record{Type: event.TypeCloudTrail, Data: r}); err != nil {
+						b.Fatal(err)
+					}
+					m.Observe(ev, "default", detect.Pointer{}, ev.Time, &sink)
+				}
+			}
 			theirs := func() {
 				for _, r := range records {
 					runReference(refs, r)
@@ -49,6 +59,14 @@ func BenchmarkDecodeMatch(b *testing.B) {
 			b.Run("vedette", func(b *testing.B) {
 				benchEvents(b, records, ours)
 				b.ReportMetric(ratio, "x/encoding-json")
+			})
+			// And with the observations of what matches made, as the owner makes them.
+			b.Run("observed", func(b *testing.B) {
+				observed()
+				benchEvents(b, records, observed)
+				if sink == 0 {
+					b.Fatal("nothing observed")
+				}
 			})
 			b.Run("encoding-json", func(b *testing.B) { benchEvents(b, records, theirs) })
 		})
