@@ -31,7 +31,7 @@ func newMetrics(r prometheus.Registerer, receivers []string) (*metrics, error) {
 		}, []string{"receiver"}),
 		oldest: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "vedette_notifications_oldest_undelivered_seconds",
-			Help: "Age of the oldest notification that is wanted and not delivered.",
+			Help: "Age in seconds of the oldest notification that is wanted and not delivered.",
 		}, []string{"receiver"}),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "vedette_notifications_requeued_total",

@@ -16,7 +16,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "vedette_http_requests_total", Help: "Requests answered, by route and status code.",
 		}, []string{"route", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "vedette_http_request_duration_seconds", Help: "How long requests took, by route.",
+			Name: "vedette_http_request_duration_seconds", Help: "Seconds that requests took, by route.",
 			Buckets: []float64{.001, .005, .02, .1, .5, 2, 10, 60},
 		}, []string{"route"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{

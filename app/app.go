@@ -67,6 +67,14 @@ type Options struct {
 	// sets it on the topics.
 	Retention Retention
 	Timing    Timing
+	// Registry takes the metrics and gives them out; a new one if nil.
+	Registry Registry
+}
+
+// Registry is where metrics are registered, and read from.
+type Registry interface {
+	prometheus.Registerer
+	prometheus.Gatherer
 }
 
 // Timing is how soon the service notices what has changed, and how long it waits for
@@ -94,7 +102,7 @@ type App struct {
 	o        Options
 	cfg      *config.Config
 	logger   *slog.Logger
-	registry *prometheus.Registry
+	registry Registry
 
 	db       *storage.DB
 	kafka    *stream.Client
@@ -130,7 +138,10 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	a := &App{o: o, cfg: o.Config, logger: o.Logger, registry: prometheus.NewRegistry(), httpErr: make(chan error, 1)}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	a := &App{o: o, cfg: o.Config, logger: o.Logger, registry: o.Registry, httpErr: make(chan error, 1)}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.parts = newSupervisor(a.logger)

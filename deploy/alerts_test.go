@@ -1,62 +1,44 @@
 package deploy_test
 
 import (
-	"io/fs"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v4"
-
-	"github.com/vedette-sec/vedette/detect/correlate"
-	"github.com/vedette-sec/vedette/detect/match"
 )
 
-// descriptions is a registerer that notes what is registered.
-type descriptions map[string]bool
-
-var fqName = regexp.MustCompile(`fqName: "([a-z_]+)"`)
-
-func (d descriptions) Register(c prometheus.Collector) error { d.MustRegister(c); return nil }
-func (d descriptions) Unregister(prometheus.Collector) bool  { return false }
-
-func (d descriptions) MustRegister(cs ...prometheus.Collector) {
-	for _, c := range cs {
-		ch := make(chan *prometheus.Desc)
-		go func() { defer close(ch); c.Describe(ch) }()
-		for desc := range ch {
-			d[fqName.FindStringSubmatch(desc.String())[1]] = true
-		}
+// metricTypes are the metrics that docs/metrics.md lists, a page that a test of app
+// holds to what the service registers.
+func metricTypes(t *testing.T) map[string]string {
+	t.Helper()
+	types := make(map[string]string)
+	for _, m := range regexp.MustCompile("(?m)^\\| `(vedette_[a-z_]+)` \\| (counter|gauge|histogram) ").FindAllStringSubmatch(read(t, "../docs/metrics.md"), -1) {
+		types[m[1]] = m[2]
 	}
+	if len(types) < 50 {
+		t.Fatalf("docs/metrics.md lists %d metrics", len(types))
+	}
+	return types
 }
 
-// metricNames are those of the packages that put their names together, and those
-// written out in the source of the others.
-func metricNames(t *testing.T) descriptions {
+var metricName = regexp.MustCompile(`vedette_[a-z_]+[a-z]`)
+
+// checkSeries reports names in an expression that are of no series.
+func checkSeries(t *testing.T, types map[string]string, where, expr string) {
 	t.Helper()
-	names := make(descriptions)
-	match.NewMetrics(names)
-	correlate.NewMetrics(names)
-	literal := regexp.MustCompile(`Name:\s+"(vedette_[a-z_]+[a-z])"`)
-	for _, dir := range []string{"alerting", "app", "incident", "storage", "stream"} {
-		err := filepath.WalkDir(filepath.Join("..", dir), func(path string, _ fs.DirEntry, err error) error {
-			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			src, err := os.ReadFile(path)
-			for _, m := range literal.FindAllStringSubmatch(string(src), -1) {
-				names[m[1]] = true
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
+	if !metricName.MatchString(expr) {
+		t.Errorf("%s: looks at no metric of ours: %s", where, expr)
+	}
+	for _, name := range metricName.FindAllString(expr, -1) {
+		kind := types[name]
+		if base := regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, ""); base != name && types[base] == "histogram" {
+			kind = "series"
+		}
+		if kind == "" || kind == "histogram" { // which has no series of its own name
+			t.Errorf("%s: there is no series %s", where, name)
 		}
 	}
-	return names
 }
 
 // TestAlertsNameMetrics: a rule on a metric that is gone would be silent for ever.
@@ -77,7 +59,7 @@ func TestAlertsNameMetrics(t *testing.T) {
 	if err := d.Load(&file); err != nil {
 		t.Fatal(err)
 	}
-	names, word := metricNames(t), regexp.MustCompile(`vedette_[a-z_]+`)
+	types := metricTypes(t)
 	seen := make(map[string]bool)
 	for _, g := range file.Groups {
 		for _, r := range g.Rules {
@@ -88,11 +70,9 @@ func TestAlertsNameMetrics(t *testing.T) {
 			if r.Annotations["summary"] == "" || r.Annotations["action"] == "" || r.Labels["severity"] == "" {
 				t.Errorf("%s: says not what is wrong, what to do or how bad it is", r.Alert)
 			}
-			if !word.MatchString(r.Expr) {
-				t.Errorf("%s: looks at no metric of ours: %s", r.Alert, r.Expr)
-			}
-			for _, name := range word.FindAllString(r.Expr+" "+r.Annotations["action"], -1) {
-				if base := regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, ""); !names[name] && !names[base] {
+			checkSeries(t, types, r.Alert, r.Expr)
+			for _, name := range metricName.FindAllString(r.Annotations["action"], -1) {
+				if types[name] == "" {
 					t.Errorf("%s: there is no metric %s", r.Alert, name)
 				}
 			}

@@ -29,11 +29,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}),
 		lag: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "vedette_assembler_lag_seconds",
-			Help: "Age of the newest event of the latest finding assembled.",
+			Help: "Age in seconds of the newest event of the latest finding assembled, when it was assembled.",
 		}),
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "vedette_assembler_duration_seconds",
-			Help: "Time to assemble a batch of changed findings in one transaction.", Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			Help: "Seconds to assemble a batch of changed findings in one transaction.", Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
 		evidence: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "vedette_evidence_records_total",

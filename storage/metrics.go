@@ -22,7 +22,7 @@ func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool) (*metrics, error)
 	m := &metrics{
 		commitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "vedette_storage_checkpoint_commit_seconds",
-			Help:    "Time to commit a checkpoint of correlate.",
+			Help:    "Seconds to commit a checkpoint of correlate.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
 		findings: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -24,7 +24,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "vedette_produce_errors_total", Help: "Batches that Kafka did not acknowledge, by what is known of them.",
 		}, []string{"topic", "outcome"}),
 		Seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "vedette_produce_duration_seconds", Help: "Time from sending a batch to its acknowledgement.",
+			Name: "vedette_produce_duration_seconds", Help: "Seconds from sending a batch to its acknowledgement.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}, []string{"topic"}),
 		Ticks: prometheus.NewCounter(prometheus.CounterOpts{

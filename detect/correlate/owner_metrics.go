@@ -48,12 +48,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Sections:     counterBy("sections_total", "Sections read, by what became of them.", "result"),
 		Observations: counter("observations_total", "Observations in sections that were applied."),
-		Engine:       counterBy("engine_total", "What the engine met, rebuilds included.", "what"),
+		Engine:       counterBy("engine_events_total", "What the engine met, rebuilds included, by what it is.", "what"),
 		Findings:     counter("findings_total", "Findings and additions to findings committed."),
 		Pages:        counter("pages_total", "Profile pages committed."),
 		Commits:      counterBy("commits_total", "Checkpoints, by outcome.", "outcome"),
-		CommitTime:   histogram("commit_duration_seconds", "Time to write a checkpoint.", .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5),
-		RebuildTime:  histogram("rebuild_duration_seconds", "Time from taking a partition over to being live.", .01, .05, .1, .5, 1, 5, 10, 30, 60, 300),
+		CommitTime:   histogram("commit_duration_seconds", "Seconds to write a checkpoint.", .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5),
+		RebuildTime:  histogram("rebuild_duration_seconds", "Seconds from taking a partition over to being live.", .01, .05, .1, .5, 1, 5, 10, 30, 60, 300),
 		Lost:         counter("lost_messages_total", "Messages that vedette.observations no longer held when they were to be read."),
 		Mismatches:   counter("rebuild_mismatches_total", "Rebuilds that did not arrive at the state of the checkpoint."),
 		Rewinds:      counter("rewinds_total", "Times match was asked to write sections again."),
@@ -68,8 +68,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		State: newStateMetrics(),
 
 		Snapshots:     counterBy("snapshots_total", "Snapshots of windows, by what became of them.", "outcome"),
-		SnapshotPause: histogram("snapshot_pause_seconds", "Time in which nothing was applied because a snapshot was gathered.", .001, .005, .01, .05, .1, .25, .5, 1, 5),
-		SnapshotBytes: gauge("snapshot_bytes", "Size of the snapshot written last."),
+		SnapshotPause: histogram("snapshot_pause_seconds", "Seconds in which nothing was applied because a snapshot was gathered.", .001, .005, .01, .05, .1, .25, .5, 1, 5),
+		SnapshotBytes: gauge("snapshot_bytes", "Bytes of the snapshot written last."),
 	}
 	if r != nil {
 		r.MustRegister(m.Sections, m.Observations, m.Engine, m.Findings, m.Pages, m.Commits, m.CommitTime, m.RebuildTime,

@@ -21,7 +21,7 @@ func newStateMetrics() *StateMetrics {
 	}
 	return &StateMetrics{
 		keys:       desc("vedette_correlate_state_keys", "Keys that a rule, by its id, holds in memory; one in two generations of windows counts twice."),
-		bytes:      desc("vedette_correlate_state_bytes", "Memory that a rule, by its id, holds, room to grow included."),
+		bytes:      desc("vedette_correlate_state_bytes", "Bytes of memory that a rule, by its id, holds, room to grow included."),
 		partitions: make(map[int32][]RuleSize),
 	}
 }

@@ -33,7 +33,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	m := &Metrics{
 		Records:      counterBy("records_total", "Messages read from vedette.logs, by kind.", "kind"),
-		Decoded:      counter("decoded_total", "Records decoded."),
+		Decoded:      counter("decoded_records_total", "Records decoded."),
 		DeadLetters:  counterBy("dead_letters_total", "Records that could not be decoded, by reason.", "reason"),
 		Future:       counter("future_events_total", "Events whose time lay more than a minute after their append stamp and was capped."),
 		Matches:      counter("matches_total", "Events that at least one rule counts."),
@@ -41,7 +41,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Sections:     counter("sections_total", "Sections written to vedette.observations."),
 		Lost:         counter("lost_records_total", "Records that vedette.logs no longer held when they were to be read."),
 		Restarts:     counterBy("restarts_total", "Times a source went back to an earlier position, by cause.", "cause"),
-		Overflow:     counter("progress_overflow_total", "Progress records of origins beyond the number that is kept."),
+		Overflow:     counter("dropped_progress_records_total", "Progress records of origins beyond the number that is kept."),
 		Lag:          gaugeBy("lag_records", "Records of vedette.logs not read yet.", "source"),
 		Clock:        gaugeBy("clock_timestamp_seconds", "Greatest append stamp read.", "source"),
 		Slowest: prometheus.NewGauge(prometheus.GaugeOpts{

@@ -15,13 +15,13 @@ func newMetrics(reg prometheus.Registerer, room *room) *metrics {
 			Name: "vedette_push_records_total", Help: "Records pushed and acknowledged by Kafka, by result.",
 		}, []string{"result"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "vedette_push_refused_total", Help: "Pushes refused, by status code.",
+			Name: "vedette_push_refused_requests_total", Help: "Pushes refused, by status code.",
 		}, []string{"code"}),
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "vedette_push_received_bytes_total", Help: "Bytes of bodies read, as sent.",
 		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "vedette_push_duration_seconds", Help: "How long a push took until Kafka had acknowledged it.",
+			Name: "vedette_push_duration_seconds", Help: "Seconds that a push took until Kafka had acknowledged it.",
 			Buckets: []float64{.005, .02, .1, .5, 2, 10, 60},
 		}),
 	}

@@ -357,10 +357,10 @@ vedette_push_records_total{result="dead_lettered"} 1
 # HELP vedette_push_received_bytes_total Bytes of bodies read, as sent.
 # TYPE vedette_push_received_bytes_total counter
 vedette_push_received_bytes_total 9
-# HELP vedette_push_refused_total Pushes refused, by status code.
-# TYPE vedette_push_refused_total counter
-vedette_push_refused_total{code="400"} 1
-`), "vedette_push_records_total", "vedette_push_received_bytes_total", "vedette_push_refused_total"); err != nil {
+# HELP vedette_push_refused_requests_total Pushes refused, by status code.
+# TYPE vedette_push_refused_requests_total counter
+vedette_push_refused_requests_total{code="400"} 1
+`), "vedette_push_records_total", "vedette_push_received_bytes_total", "vedette_push_refused_requests_total"); err != nil {
 		t.Error(err)
 	}
 	problems, err := testutil.GatherAndLint(reg)
