@@ -19,8 +19,11 @@ type base struct {
 	e       *Engine
 	r       *rule.Rule
 	c       *rule.Correlation
+	level   int          // of the rule, see [rule.Rule.Depth]
 	types   []event.Type // that the rules it refers to read
-	late    int64        // the greatest lateness of the types, or the rule's own
+	inner   []derivedType
+	outer   []feed // rules that refer to it
+	late    int64  // the greatest lateness of what it takes, or the rule's own
 	keep    time.Duration
 	hold    time.Duration // how long, beyond the lateness, something may wait to settle
 	least   float64       // the peak of a delta that has none
@@ -38,28 +41,47 @@ func newBase(e *Engine, r *rule.Rule) (*base, error) {
 	if c.Type != rule.NewValue && c.Timespan <= 0 {
 		return nil, fmt.Errorf("timespan %s: want a positive one", c.Timespan)
 	}
-	b := &base{e: e, r: r, c: c, seed: maphash.MakeSeed(), types: typesOf(c.Rules)}
-	if len(c.Rules) == 0 {
-		b.types = event.Types()
-	}
-	for _, t := range b.types {
-		b.late = max(b.late, t.Delay().Most)
-	}
-	b.hold = cmp.Or(c.Hold, originHold)
-	if c.Lateness > 0 {
-		// Who can promise only what is so old promises it somewhat later still.
-		b.hold += time.Duration(b.late)
-	}
-	b.late = max(b.late, int64(c.Lateness))
-	b.keep = c.Timespan + time.Duration(b.late)
+	b := &base{e: e, r: r, c: c, seed: maphash.MakeSeed(), level: r.Depth(), types: typesOf(c.Rules), inner: derivedTypes(c.Rules)}
+	late, hold := waits(c)
+	b.late, b.hold = int64(late), hold
+	b.keep = c.Timespan + late
 	b.deltas = deltas{limit: e.opts.EvidenceLimit, index: map[deltaKey]*delta{}}
 	return b, nil
 }
 
-// typesOf gives the log types that rules read: a rule that names none reads all.
+// waits gives how late what a correlation takes may come and count as if in time,
+// and how long beyond that it may wait to settle.
+func waits(c *rule.Correlation) (late, hold time.Duration) {
+	for _, t := range typesOf(c.Rules) {
+		late = max(late, time.Duration(t.Delay().Most))
+	}
+	hold = cmp.Or(c.Hold, originHold)
+	for _, r := range c.Rules {
+		if r.Correlates() {
+			_, h := waits(r.Correlation)
+			late, hold = max(late, delay(r.Correlation)), max(hold, h)
+		}
+	}
+	if c.Lateness > 0 {
+		// Who can promise only what is so old promises it somewhat later still.
+		hold += late
+	}
+	return max(late, c.Lateness), hold
+}
+
+// a is A as the rule knows it.
+func (b *base) a() int64 { return b.e.c.at(b.level) }
+
+// typesOf gives the log types that rules read: a rule that names none reads all, one
+// that refers to others none of its own.
 func typesOf(rules []*rule.Rule) []event.Type {
 	var types []event.Type
+	chained := false
 	for _, r := range rules {
+		if r.Correlates() {
+			chained = true
+			continue
+		}
 		route, reason := r.Logsource.Route()
 		switch {
 		case reason != "": // inactive: nothing comes from it
@@ -69,7 +91,7 @@ func typesOf(rules []*rule.Rule) []event.Type {
 			types = append(types, route.Type)
 		}
 	}
-	if len(types) == 0 {
+	if len(types) == 0 && !chained {
 		return event.Types()
 	}
 	return types

@@ -127,8 +127,7 @@ func (n *baseline) bucket(slot uint32, k int64, full []byte) *bucket {
 	b := n.open[id]
 	if b == nil {
 		_, key := n.split(full)
-		spread := min(n.size/8, int64(30*time.Second))
-		at := (k+1)*n.size + int64(detect.KeyHash("spread", key)%uint64(spread+1))
+		at := (k+1)*n.size + int64(detect.KeyHash("spread", key)%uint64(n.spread()+1))
 		b = &bucket{bucketID: id, at: at, stamp: always, first: always, last: never}
 		n.open[id] = b
 		n.held += b.bytes()
@@ -136,6 +135,9 @@ func (n *baseline) bucket(slot uint32, k int64, full []byte) *bucket {
 	}
 	return b
 }
+
+// spread is how much later than others the bucket of some key closes.
+func (n *baseline) spread() int64 { return min(n.size/8, int64(30*time.Second)) }
 
 func (b *bucket) add(o *detect.Observation, n *baseline) {
 	b.stamp = min(b.stamp, o.Stamp)
@@ -213,17 +215,17 @@ func (n *baseline) advance() {
 	if n.e.silent {
 		return // what the profile has not closed stays open
 	}
-	c := &n.e.c
 	s := n.settledAll(n.types)
 	for n.due.len() > 0 && s != never && n.due.top().at <= s {
 		if b := n.due.pop(); !b.closed {
 			n.close(b)
 		}
 	}
-	if c.a == never || c.a == always {
+	a := n.a()
+	if a == never || a == always {
 		return
 	}
-	if at := floorDiv(c.a, int64(time.Minute)); at != n.forced {
+	if at := floorDiv(a, int64(time.Minute)); at != n.forced {
 		n.forced = at
 		n.force(at*int64(time.Minute) - n.maxOpen)
 		if len(n.open) == 0 {
@@ -326,6 +328,17 @@ func (n *baseline) judge(b *bucket, p *bucketProfile, v float64, volume int) boo
 	if !(v > n.c.Factor*med && v > med+n.c.Deviations*1.4826*mad && v > n.c.Floor) {
 		return false
 	}
+	if n.derives() {
+		tenant, key := n.split(n.profiles.keys.key(b.slot))
+		at := b.k * n.size
+		n.derive(derived{
+			tenant: tenant, key: key, time: at, id: n.derivedID(tenant, key, at),
+			finding: detect.NewFindingID(tenant, n.r.Version, key, tile(at, n.size, n.c.Timespan)),
+		})
+	}
+	if n.quiet() {
+		return true
+	}
 	f := detect.Finding{
 		Count: int64(volume), Peak: v, First: b.first, Last: b.last,
 		Detail: n.detail(b, v, med, mad, len(p.learned), volume),
@@ -403,6 +416,8 @@ func readBucketProfile(r *reader) *bucketProfile {
 	}
 	return p
 }
+
+func (n *baseline) through() int64 { return sub(n.settledAll(n.types), n.size+n.spread()) }
 
 func (n *baseline) horizon(a int64) int64 { return sub(a, n.maxOpen+int64(2*time.Minute)) }
 

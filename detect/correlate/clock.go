@@ -31,35 +31,48 @@ type origin struct {
 	renewed   int64   // A(s) at which a source last saw it advance
 }
 
-// source is what has been applied of one partition of vedette.logs.
+// source is what has been applied of one partition of vedette.logs, or of what
+// another partition of vedette.observations derived.
 type source struct {
 	detect.Source
 	next  int64
 	clock int64
-	seen  map[string]int64
-	tail  detect.Tail // the last record that was applied
+	// seen is, by log type, the greatest event time read. Of a derived source it is
+	// up to which event time all is there, by [detect.DerivedType], and stampSeen.
+	seen map[string]int64
+	tail detect.Tail // the last record that was applied
 }
+
+// stampSeen is the greatest stamp read of a derived source: it may be ahead of the
+// source's clock.
+const stampSeen = "stamp"
 
 // clocks holds the vector, the append clocks and what follows from them. It is
 // what State encodes: nothing else decides when something is settled.
 type clocks struct {
-	want    int // sources that have to be heard before A moves
+	want       int // sources that have to be heard before A moves
+	layout     int64
+	partitions int // of the layout: derived sources that have to be heard, of each level
+	depth      int // levels of chains above the first
+
 	types   []event.Type
 	sources []source
-	current []int // indexes of the sources that count
+	current []int   // indexes of the sources that count for A
+	derived [][]int // by level, indexes of the layout's derived sources
 	index   map[detect.Source]int
 	origins []origin
 	byName  map[[2]string]int
 	hold    int64
 
-	a       int64 // A
+	a       int64   // A
+	above   []int64 // A as the rules of levels 1, 2, … know it
 	settled map[event.Type]int64
 	finish  bool
 }
 
 func newClocks(want int) clocks {
 	return clocks{
-		want: want, types: event.Types(), index: map[detect.Source]int{}, byName: map[[2]string]int{}, hold: int64(originHold),
+		want: want, partitions: 1, types: event.Types(), index: map[detect.Source]int{}, byName: map[[2]string]int{}, hold: int64(originHold),
 		a: never, settled: map[event.Type]int64{},
 	}
 }
@@ -70,8 +83,24 @@ func (c *clocks) source(id detect.Source) int {
 	}
 	c.index[id] = len(c.sources)
 	c.sources = append(c.sources, source{Source: id, clock: never, seen: map[string]int64{}})
-	c.current = current(c.sources)
+	if id.Derived() {
+		c.addDerived(id)
+	} else {
+		c.current = current(c.sources)
+	}
 	return len(c.sources) - 1
+}
+
+// addDerived has a source that was just added count, if it is one of the layout's.
+func (c *clocks) addDerived(id detect.Source) {
+	level := id.Level()
+	if id != detect.DerivedSource(c.layout, level, id.Partition) || id.Partition < 0 || int(id.Partition) >= c.partitions {
+		return
+	}
+	for len(c.derived) <= level {
+		c.derived = append(c.derived, nil)
+	}
+	c.derived[level] = append(c.derived[level], len(c.sources)-1)
 }
 
 func (c *clocks) next(id detect.Source) int64 {
@@ -86,6 +115,11 @@ func (c *clocks) take(s *detect.Section) {
 	i := c.source(s.Source)
 	src := &c.sources[i]
 	src.next = s.To
+	if s.Source.Derived() {
+		src.derive(s)
+		c.update()
+		return
+	}
 	if s.Tail.End > 0 {
 		src.tail = s.Tail
 	}
@@ -93,7 +127,7 @@ func (c *clocks) take(s *detect.Section) {
 		// A new incarnation goes on from where the one before it stood, so that A never
 		// goes back.
 		for j := range c.sources {
-			if o := &c.sources[j]; o.Partition == s.Source.Partition && o.Incarnation < s.Source.Incarnation {
+			if o := &c.sources[j]; !o.Derived() && o.Partition == s.Source.Partition && o.Incarnation < s.Source.Incarnation {
 				src.clock = max(src.clock, o.clock)
 			}
 		}
@@ -121,6 +155,36 @@ func (c *clocks) take(s *detect.Section) {
 	c.update()
 }
 
+// derive moves the clocks of a derived source.
+func (s *source) derive(sec *detect.Section) {
+	s.clock = max(s.clock, sec.Clock)
+	see := func(what string, t int64) {
+		if old, ok := s.seen[what]; !ok || t > old {
+			s.seen[what] = t
+		}
+	}
+	for _, p := range sec.Progress {
+		see(p.Type, p.Through)
+	}
+	for _, n := range sec.Seen {
+		see(n.Type, n.Time)
+	}
+	if at := greatestStamp(sec); at != never {
+		see(stampSeen, at)
+	}
+}
+
+// greatestStamp is that of a section's observations.
+func greatestStamp(sec *detect.Section) int64 {
+	at := int64(never)
+	for i := range sec.Groups {
+		for j := range sec.Groups[i].Obs {
+			at = max(at, sec.Groups[i].Obs[j].Stamp)
+		}
+	}
+	return at
+}
+
 func (c *clocks) origin(name, typ string) *origin {
 	i, ok := c.byName[[2]string{name, typ}]
 	if !ok {
@@ -131,11 +195,14 @@ func (c *clocks) origin(name, typ string) *origin {
 	return &c.origins[i]
 }
 
-// current gives the indexes of the sources that count: of each partition the
-// latest incarnation.
+// current gives the indexes of the sources that count for A: of each partition of
+// vedette.logs the latest incarnation.
 func current(sources []source) []int {
 	latest := map[int32]int{}
 	for i, s := range sources {
+		if s.Derived() {
+			continue
+		}
 		if j, ok := latest[s.Partition]; !ok || s.Incarnation > sources[j].Incarnation {
 			latest[s.Partition] = i
 		}
@@ -158,6 +225,58 @@ func (c *clocks) update() {
 	for _, t := range c.types {
 		c.settled[t] = c.settledType(t)
 	}
+	c.updateAbove()
+}
+
+// updateAbove works out A for the levels of chains: each is behind the one below it
+// by what has still to come of what that one derives.
+func (c *clocks) updateAbove() {
+	c.above = c.above[:0]
+	a := c.a
+	for level := range c.depth {
+		sources := c.heard(level)
+		if sources == nil {
+			a = never
+		}
+		for _, i := range sources {
+			a = min(a, c.sources[i].clock)
+		}
+		c.above = append(c.above, a)
+	}
+}
+
+// heard gives the derived sources of a level; none if not all have been heard.
+func (c *clocks) heard(level int) []int {
+	if level < len(c.derived) && len(c.derived[level]) == c.partitions {
+		return c.derived[level]
+	}
+	return nil
+}
+
+// at is A as the rules of a level know it.
+func (c *clocks) at(level int) int64 {
+	if level == 0 {
+		return c.a
+	}
+	return c.above[level-1]
+}
+
+// settledDerived is up to which event time all is there that the rule of a type, see
+// [detect.DerivedType], and level derives on any partition.
+func (c *clocks) settledDerived(typ string, level int) int64 {
+	sources := c.heard(level)
+	if sources == nil {
+		return never
+	}
+	s := int64(always)
+	for _, i := range sources {
+		t, ok := c.sources[i].seen[typ]
+		if !ok {
+			return never
+		}
+		s = min(s, t)
+	}
+	return s
 }
 
 func (c *clocks) settledType(t event.Type) int64 {
@@ -258,7 +377,7 @@ func (c *clocks) append(b []byte) []byte {
 // empty vector.
 func (c *clocks) decode(b []byte) error {
 	fresh := newClocks(c.want)
-	fresh.hold = c.hold
+	fresh.hold, fresh.layout, fresh.partitions, fresh.depth = c.hold, c.layout, c.partitions, c.depth
 	if len(b) == 0 {
 		*c = fresh
 		return nil

@@ -145,6 +145,10 @@ type detector interface {
 	forget()
 	// restore reads a page that flush wrote.
 	restore(Page) error
+	// through is up to which event time all is there that the rule derives.
+	through() int64
+	// shared is what it has in common with the others.
+	shared() *base
 }
 
 // Engine is the correlation state of one partition. It is not safe for
@@ -162,6 +166,11 @@ type Engine struct {
 	src    int            // index of the source being applied
 	last   detect.Section // that was applied, without what it holds
 
+	height  int              // levels that have rules in force above them
+	derived [][]DerivedEvent // by level, since the last FlushDerived
+	before  []int64          // A by level before the section being applied
+	loop    *loop            // nil: what is derived goes to the ledger
+
 	faulty []*entryRule // that panicked in the section being applied
 	faults []Fault      // not taken yet
 }
@@ -176,7 +185,9 @@ type entryRule struct {
 // NewEngine makes an engine without rules at the beginning of its partition.
 func NewEngine(o Options) *Engine {
 	o = o.withDefaults()
-	return &Engine{opts: o, c: newClocks(o.Sources), byVer: map[string]*entryRule{}, pages: map[string][]Page{}}
+	e := &Engine{opts: o, c: newClocks(o.Sources), byVer: map[string]*entryRule{}, pages: map[string][]Page{}}
+	e.c.layout, e.c.partitions = o.Layout, o.Partitions
+	return e
 }
 
 // AddRules puts a set into force. Rules that the engine has keep their state;
@@ -211,6 +222,7 @@ func (e *Engine) addRules(rules []*rule.Rule) error {
 		e.byVer[r.Version] = er
 		e.list = append(e.list, er)
 	}
+	e.chain()
 	return errors.Join(errs...)
 }
 
@@ -276,6 +288,7 @@ func (e *Engine) Apply(sec *detect.Section, rebuild bool) Result {
 	}
 	e.silent = rebuild
 	e.src = e.c.source(sec.Source)
+	e.begin()
 	for i := range sec.Groups {
 		g := &sec.Groups[i]
 		er, ok := e.byVer[g.RuleVersion]
@@ -289,6 +302,7 @@ func (e *Engine) Apply(sec *detect.Section, rebuild bool) Result {
 	e.c.take(sec)
 	e.advance()
 	e.tellFaults()
+	e.feedBack()
 	return Applied
 }
 
@@ -297,7 +311,7 @@ func (e *Engine) advance() {
 		e.advanceRule(er)
 	}
 	e.list = slices.DeleteFunc(e.list, func(er *entryRule) bool {
-		gone := !er.current && er.detector.idle()
+		gone := !er.current && (er.detector.idle() || er.detector.shared().ended())
 		if gone {
 			delete(e.byVer, er.rule.Version)
 		}
@@ -309,10 +323,12 @@ func (e *Engine) advance() {
 // nothing follows.
 func (e *Engine) Finish() {
 	e.silent = false
+	e.begin()
 	e.c.finish = true
 	e.c.update()
 	e.advance()
 	e.tellFaults()
+	e.feedBack()
 }
 
 // Flush returns the findings (as deltas, see [detect.Finding.Add], ordered by
@@ -368,7 +384,14 @@ func (e *Engine) RebuildClock() int64 {
 	}
 	h := e.c.a
 	for _, er := range e.list {
-		h = min(h, er.detector.horizon(e.c.a))
+		a := e.c.at(er.detector.shared().level)
+		if a == never {
+			if er.detector.idle() {
+				continue
+			}
+			return never
+		}
+		h = min(h, er.detector.horizon(a))
 	}
 	return h - 1 - int64(e.opts.Skew)
 }

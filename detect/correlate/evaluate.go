@@ -14,7 +14,7 @@ func (w *windowed) evaluate(t touch) {
 	p := t.t.pane(t.slot, t.q)
 	full := t.t.keys.key(t.slot)
 	if p.hot() {
-		w.fire(t.t, p, w.delta(full, t.q), w.least)
+		w.fire(full, t.t, p, w.delta(full, t.q), w.least)
 	}
 	if !t.fresh {
 		return
@@ -64,7 +64,7 @@ func (w *windowed) view(full []byte, q int64, ts [3]*table, slots [3]uint32) {
 		}
 		for j, p := range w.recs[i] {
 			if p != nil {
-				w.fire(w.in[j], p, d, v)
+				w.fire(full, w.in[j], p, d, v)
 			}
 		}
 	}
@@ -98,7 +98,7 @@ func (w *windowed) judge(d dueJudge) {
 		}
 	}
 	if p := own.pane(d.slot, d.q); hot || p.hot() { // what fired before keeps what comes late
-		w.fire(own, p, w.delta(full, d.q), peak)
+		w.fire(full, own, p, w.delta(full, d.q), peak)
 	}
 }
 

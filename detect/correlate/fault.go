@@ -87,10 +87,14 @@ func (e *Engine) tellFaults() {
 		if er == lost {
 			continue
 		}
+		at := sec.Clock
+		if sec.Source.Derived() {
+			at = e.c.a // its own clock may be far behind
+		}
 		key := detect.AppendKey(nil, []byte(rule.LostRule(er.rule, sec.Source, sec.From, sec.To)))
 		g := detect.Group{Tenant: detect.DefaultTenant, RuleVersion: lost.rule.Version, Key: key, Obs: []detect.Observation{{
 			Pointer: detect.Pointer{Source: sec.Source, Offset: sec.To - 1},
-			Time:    sec.Clock, Stamp: sec.Clock, IDHash: detect.KeyHash(lost.rule.Version, key),
+			Time:    at, Stamp: at, IDHash: detect.KeyHash(lost.rule.Version, key),
 		}}}
 		e.applyGroup(lost, &g, sec.From)
 	}

@@ -51,7 +51,7 @@ func (b *bomb) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Page) 
 func countRule(id string, n float64) *rule.Rule {
 	r := &rule.Rule{ID: id, Title: id, Version: "v-" + id, Logsource: rule.Logsource{Product: "vedette", Service: "aws.lambda"}}
 	r.Correlation = &rule.Correlation{
-		Type: rule.EventCount, Rules: []*rule.Rule{r}, GroupBy: []string{"k"}, Timespan: time.Minute, Op: rule.OpGTE, Value: n,
+		Type: rule.EventCount, Rules: []*rule.Rule{r}, GroupBy: []string{"k"}, Timespan: time.Minute, Op: rule.OpGTE, Value: n, Implicit: true,
 	}
 	return r
 }

@@ -16,13 +16,16 @@ func oneIf(is bool) int64 {
 	return 0
 }
 
-// settledAll is how far the types are settled for the rule. One that sets a
-// lateness of its own waits as long.
+// settledAll is how far the types, and what the rules below it derive, are settled for
+// the rule. One that sets a lateness of its own waits as long.
 func (b *base) settledAll(types []event.Type) int64 {
 	c := &b.e.c
 	s := c.settledAll(types)
+	for _, in := range b.inner {
+		s = min(s, c.settledDerived(in.typ, in.level))
+	}
 	if b.c.Lateness > 0 && s != never {
-		s = min(s, sub(c.a, int64(b.c.Lateness)))
+		s = min(s, sub(b.a(), int64(b.c.Lateness)))
 	}
 	return s
 }

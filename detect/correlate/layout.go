@@ -96,7 +96,9 @@ func EarliestState(sources int, states [][]byte) ([]byte, error) {
 		}
 		to := c.source(id)
 		c.sources[to] = cs[from].sources[at]
-		f.sources[id] = fs[from].sources[id]
+		if digest, ok := fs[from].sources[id]; ok {
+			f.sources[id] = digest
+		}
 		for _, o := range cs[from].origins {
 			if at >= len(o.through) {
 				continue
@@ -150,6 +152,9 @@ func NewFold(ctx context.Context, o Options, g Generations, state []byte) (*Fold
 // Apply applies a section but for what was observed. sec is not changed.
 func (f *Fold) Apply(ctx context.Context, sec detect.Section) (Result, error) {
 	next := f.s.engine.Next(sec.Source)
+	if at := greatestStamp(&sec); sec.Source.Derived() && at != never {
+		sec.Seen = append(slices.Clip(sec.Seen), detect.Seen{Type: stampSeen, Time: at})
+	}
 	sec.Groups = nil
 	if err := f.s.section(ctx, &sec, true, 0); err != nil {
 		return 0, err

@@ -101,7 +101,7 @@ func (n *newValue) apply(g *detect.Group, next int64) {
 		ev.valueOf = w.valueOf
 		if w.n == 0 || detect.CompareEvidence(ev.Evidence, w.least) < 0 {
 			w.least = ev.Evidence
-			if known && !n.e.silent && n.certain(ev, n.profiles.list[slot]) {
+			if known && !n.quiet() && n.certain(ev, n.profiles.list[slot]) {
 				n.put(n.finding(ev, nil, 0))
 			}
 		}
@@ -212,15 +212,15 @@ func (n *newValue) detail(ev *valueEvent, p *valueProfile) string {
 }
 
 func (n *newValue) advance() {
-	c := &n.e.c
 	s := n.settledAll(n.types)
 	for n.waiting.len() > 0 && s != never && (n.waiting.top().Time < s || s == always) {
 		n.take(n.waiting.pop())
 	}
-	if c.a == never || c.a == always {
+	a := n.a()
+	if a == never || a == always {
 		return
 	}
-	if at := floorDiv(c.a, n.grid); at != n.forced {
+	if at := floorDiv(a, n.grid); at != n.forced {
 		n.forced = at
 		n.force(at*n.grid - n.maxOpen)
 		if len(n.pending) == 0 {
@@ -298,7 +298,15 @@ func (n *newValue) take(ev *valueEvent) {
 		return
 	}
 	if ev.Time-p.first >= int64(n.c.Learning) {
-		n.put(n.finding(ev, p, 1))
+		if !n.quiet() {
+			n.put(n.finding(ev, p, 1))
+		}
+		if n.derives() {
+			f := n.finding(ev, p, 1)
+			n.derive(derived{
+				tenant: f.Tenant, key: f.Key, time: ev.Time, id: binary.LittleEndian.Uint64(f.ID[:]), finding: f.ID,
+			})
+		}
 	}
 	v := knownValue{value: ev.value, first: ev.Time, last: last}
 	if ok {
@@ -366,6 +374,8 @@ func readValueProfile(r *reader) *valueProfile {
 	}
 	return p
 }
+
+func (n *newValue) through() int64 { return n.settledAll(n.types) }
 
 func (n *newValue) horizon(a int64) int64 { return sub(a, n.maxOpen+2*n.grid) }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -50,6 +51,33 @@ func (f *inForce) enter(s detect.Source, digest string, clock int64) bool {
 		f.retired[old] = clock
 	}
 	return true
+}
+
+// hear enters the generation of a section, if it is news, and returns whether the rules
+// to run may be others. What another partition derives enters none: of its
+// generations those that nobody is in here run as if they had just been left, until
+// sources enter them or they expire.
+func (f *inForce) hear(sec *detect.Section, clock int64) bool {
+	if !sec.Source.Derived() {
+		return f.enter(sec.Source, sec.Generation, clock)
+	}
+	if sec.Generation == "" {
+		return false
+	}
+	news := false
+	running := f.digests()
+	for digest := range strings.SplitSeq(sec.Generation, ",") {
+		if _, ok := slices.BinarySearch(running, digest); !ok {
+			f.retired[digest] = clock
+			news = true
+		}
+	}
+	return news
+}
+
+// running lists the generations that sources are in.
+func (f *inForce) running() []string {
+	return slices.Compact(slices.Sorted(maps.Values(f.sources)))
 }
 
 // expire forgets generations that were left more than after ago. It returns

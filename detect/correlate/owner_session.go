@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +29,7 @@ type session struct {
 	position int64       // of the next message
 	last     detect.Tail // the message before it
 	marks    []mark
+	told     []Derived // by level, without events: of the last checkpoint
 
 	counted  Stats
 	dirty    time.Time // when the first section since the last checkpoint was applied
@@ -141,11 +144,14 @@ type mark struct {
 	reach int64
 }
 
-// reach is the greatest clock of any source.
+// reach is the greatest clock of any source, or stamp of a derived one.
 func reach(c *clocks) int64 {
 	r := int64(never)
 	for i := range c.sources {
 		r = max(r, c.sources[i].clock)
+		if at, ok := c.sources[i].seen[stampSeen]; ok {
+			r = max(r, at)
+		}
 	}
 	return r
 }
@@ -413,7 +419,7 @@ func (s *session) message(ctx context.Context, m message, rebuild bool) error {
 func (s *session) section(ctx context.Context, sec *detect.Section, rebuild bool, offset int64) error {
 	o := s.owner
 	next := s.engine.Next(sec.Source)
-	if sec.From <= next && next < sec.To && s.inForce.enter(sec.Source, sec.Generation, s.engine.Clock()) {
+	if sec.From <= next && next < sec.To && s.inForce.hear(sec, s.engine.Clock()) {
 		if err := o.rules(ctx, s.engine, s.inForce); err != nil {
 			return err
 		}
@@ -471,6 +477,7 @@ func (s *session) commit(ctx context.Context) error {
 	}
 	c.Findings, c.Pages = s.engine.Flush()
 	s.logFaults()
+	c.Derived = s.derived()
 	snapshot := s.snapshotDue() && c.Mark.Clock != never
 	if s.markDue(c.Mark.Clock) || snapshot {
 		c.SaveMark = true
@@ -517,6 +524,30 @@ func (s *session) commit(ctx context.Context) error {
 	return nil
 }
 
+// derived is what chains have derived since the checkpoint before. Of a level without
+// events whose clocks stand still there is nothing to tell.
+func (s *session) derived() []Derived {
+	ds := s.engine.FlushDerived()
+	for len(s.told) < len(ds) {
+		s.told = append(s.told, Derived{})
+	}
+	var news []Derived
+	for _, d := range ds {
+		d.Generation = strings.Join(s.inForce.running(), ",")
+		told := &s.told[d.Level]
+		if len(d.Events) == 0 && d.Clock == never {
+			continue
+		}
+		if len(d.Events) == 0 && d.Clock == told.Clock && d.Generation == told.Generation && slices.Equal(d.Progress, told.Progress) {
+			continue
+		}
+		news = append(news, d)
+		d.Events = nil
+		*told = d
+	}
+	return news
+}
+
 // maxMarks bounds the marks that are kept: over a long keep they stand further
 // apart.
 const maxMarks = 256
@@ -533,13 +564,16 @@ func (s *session) markDue(clock int64) bool {
 	return true
 }
 
-// pending is how many findings are in the making.
+// pending is how many findings are in the making, and events of chains.
 func (e *Engine) pending() int {
 	n := 0
 	for _, er := range e.list {
 		if d, ok := er.detector.(interface{ pending() int }); ok {
 			n += d.pending()
 		}
+	}
+	for _, evs := range e.derived {
+		n += len(evs)
 	}
 	return n
 }

@@ -53,8 +53,8 @@ type Commit struct {
 // checkpoint before, and the clock takes one more, so that it moves without events.
 type Derived struct {
 	Level int // of the rules that it comes from; 0: they refer to detections only
-	// Generation is the digest of the generation that a source was the last to enter
-	// here: whoever reads the events needs its rules. It is that of the section.
+	// Generation names the generations that sources are in here, by digest, separated
+	// by commas: whoever reads the events needs their rules. It is that of the section.
 	Generation string
 	// Clock is A as these rules know it, ns: all that they derive with a stamp up to it
 	// is in this checkpoint or before it.

@@ -9,13 +9,10 @@ import (
 	"github.com/vedette-sec/vedette/detect/rule"
 )
 
-// newNumbers prepares w for a type that measures the events' numbers. All but a sum
-// that only grows have to wait until they are settled: an event still to come could
-// undo them.
+// newNumbers prepares w for a type that measures the events' numbers.
 func (w *windowed) newNumbers() {
 	w.numbers = true
 	w.least = math.Inf(-1) // a peak may be less than 0
-	w.settled = w.c.Type != rule.ValueSum || w.c.Signed
 }
 
 // maxNumber keeps sums finite: a number beyond it counts as that.

@@ -195,15 +195,14 @@ func (n *unmatched) fold(tenant string, o *detect.Observation) {
 }
 
 func (n *unmatched) advance() {
-	c := &n.e.c
-	s := min(sub(n.settledAll(n.right), n.after), n.settledAll(n.left))
+	s := n.through()
 	for n.due.len() > 0 && s != never && (n.due.top().Time < s || s == always) {
 		if ev := n.due.pop(); !ev.done {
 			n.judge(ev, true)
 		}
 	}
-	if c.a != never && c.a != always {
-		if at := floorDiv(c.a, int64(time.Minute)); at != n.forced {
+	if a := n.a(); a != never && a != always {
+		if at := floorDiv(a, int64(time.Minute)); at != n.forced {
 			n.forced = at
 			n.force(at*int64(time.Minute) - n.hold)
 		}
@@ -291,6 +290,13 @@ func (n *unmatched) judge(ev *joinEvent, settled bool) {
 		n.emit(tenant, nil, detect.VerdictUnknown, "stale", ev.Evidence, ev.late)
 	default:
 		n.emit(tenant, []byte(ev.rollup), detect.VerdictBypass, "", ev.Evidence, ev.late)
+		if n.derives() {
+			key := []byte(ev.rollup)
+			n.derive(derived{
+				tenant: tenant, key: key, time: ev.Time, id: ev.IDHash,
+				finding: detect.NewFindingID(tenant, n.r.Version, key, n.tile(ev.Time)),
+			})
+		}
 	}
 }
 
@@ -298,6 +304,9 @@ func (n *unmatched) judge(ev *joinEvent, settled bool) {
 // it by: where no record was ever read of the log of the first partner, nobody
 // asks how functions are called.
 func (n *unmatched) addUnlisted(tenant, rollup string, ev detect.Evidence, late bool) {
+	if n.quiet() {
+		return
+	}
 	if len(n.stale) == 0 || n.e.c.newest(n.stale[0]) != never {
 		n.unlisted.add(tenant, rollup, ev, late)
 	}
@@ -314,12 +323,18 @@ func (n *unmatched) isStale(t int64) bool {
 }
 
 func (n *unmatched) emit(tenant string, key []byte, verdict, reason string, ev detect.Evidence, late bool) {
-	pane := max(minPane, n.after/panesPerWindow)
-	d := n.get(n.fullKey(tenant, key), tile(ev.Time, pane, n.c.Timespan))
+	if n.quiet() {
+		return
+	}
+	d := n.get(n.fullKey(tenant, key), n.tile(ev.Time))
 	d.Add(detect.Finding{
 		Count: 1, Late: oneIf(late), Peak: 1, First: ev.Time, Last: ev.Time, Verdict: verdict,
 		Detail: n.detailOf(verdict, reason), Evidence: []detect.Evidence{ev},
 	}, n.deltas.limit)
+}
+
+func (n *unmatched) tile(t int64) int64 {
+	return tile(t, max(minPane, n.after/panesPerWindow), n.c.Timespan)
 }
 
 func (b *base) detailOf(verdict, reason string) string {
@@ -330,6 +345,10 @@ func (b *base) detailOf(verdict, reason string) string {
 		d = appendField(d, "reason", reason)
 	}
 	return string(append(d, '}'))
+}
+
+func (n *unmatched) through() int64 {
+	return min(sub(n.settledAll(n.right), n.after), n.settledAll(n.left))
 }
 
 // horizon reaches back to whatever took a partner that an event still waiting, or

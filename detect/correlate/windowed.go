@@ -80,13 +80,34 @@ type dueJudge struct {
 	slot uint32
 }
 
+// panesOf gives how long a pane of a window is, ns, and how many the window has.
+func panesOf(window time.Duration) (pane int64, n int) {
+	pane = max(minPane, (int64(window)+panesPerWindow-1)/panesPerWindow)
+	return pane, int((int64(window) + pane - 1) / pane)
+}
+
+// atOnce reports whether no event still to come can undo that the condition of a
+// windowed rule is met.
+func atOnce(c *rule.Correlation) bool {
+	switch c.Type {
+	case rule.Temporal, rule.TemporalOrdered:
+		return true
+	case rule.ValueAvg, rule.ValuePercentile:
+		return false
+	case rule.ValueSum:
+		if c.Signed {
+			return false
+		}
+	}
+	return c.Op == rule.OpGT || c.Op == rule.OpGTE
+}
+
 func newWindowed(b *base) (*windowed, error) {
 	w := &windowed{base: b, op: b.c.Op, value: b.c.Value}
-	w.pane = max(minPane, (int64(b.c.Timespan)+panesPerWindow-1)/panesPerWindow)
+	w.pane, w.m = panesOf(b.c.Timespan)
 	if w.pane > maxPane {
 		return nil, fmt.Errorf("timespan %s: at most %s can be held", b.c.Timespan, time.Duration(maxPane)*panesPerWindow)
 	}
-	w.m = int((int64(b.c.Timespan) + w.pane - 1) / w.pane)
 	w.salt = maphash.String(b.seed, "salt")
 	sum := sha256.Sum256([]byte("labels of " + b.r.Version))
 	w.labelKey = [2]uint64{binary.LittleEndian.Uint64(sum[:]), binary.LittleEndian.Uint64(sum[8:])}
@@ -104,13 +125,11 @@ func newWindowed(b *base) (*windowed, error) {
 		w.op, w.value = rule.OpGTE, float64(len(b.c.Rules))
 	}
 	switch w.op {
-	case rule.OpGT, rule.OpGTE:
-	case rule.OpLT, rule.OpLTE, rule.OpEQ, rule.OpNEQ:
-		w.settled = true
+	case rule.OpGT, rule.OpGTE, rule.OpLT, rule.OpLTE, rule.OpEQ, rule.OpNEQ:
 	default:
 		return nil, fmt.Errorf("operator %q is not supported", w.op)
 	}
-	if w.settled {
+	if w.settled = !atOnce(b.c); w.settled {
 		b.keep += b.hold // what waits to settle has to be kept meanwhile
 	}
 	w.due.less = func(a, b dueJudge) bool { return a.q < b.q }
@@ -212,8 +231,8 @@ func (w *windowed) apply(g *detect.Group, next int64) {
 // stamp that runs backwards; it counts with the oldest.
 func (w *windowed) generation(stamp int64) int64 {
 	gen := floorDiv(stamp, w.gen)
-	if w.e.c.a != never && w.e.c.a != always {
-		gen = max(gen, floorDiv(w.e.c.a, w.gen)-1)
+	if a := w.a(); a != never && a != always {
+		gen = max(gen, floorDiv(a, w.gen)-1)
 	}
 	return gen
 }
@@ -290,7 +309,7 @@ func (w *windowed) again(full []byte, p *pane, e *entry, o *detect.Observation, 
 		return
 	}
 	e.at, e.where, e.crc = e.at&^0xffff|uint64(uint16(src)), uint64(o.Offset)<<8|e.where&0xff, o.CRC
-	if p.hot() && !w.e.silent {
+	if p.hot() && !w.quiet() {
 		d := w.get(full, w.tile(p.q))
 		at := w.timeOf(p.q, e)
 		d.First, d.Last = min(d.First, at), max(d.Last, at)
@@ -308,16 +327,24 @@ func (w *windowed) evidence(q int64, e *entry) detect.Evidence {
 
 func (w *windowed) tile(q int64) int64 { return tile(q*w.pane, w.pane, w.c.Timespan) }
 
-// delta is the finding of a pane's tile; nil while rebuilding.
+// delta is the finding of a pane's tile; nil while rebuilding, and of a silent rule.
 func (w *windowed) delta(full []byte, q int64) *delta {
-	if w.e.silent {
+	if w.quiet() {
 		return nil
 	}
 	return w.get(full, w.tile(q))
 }
 
 // fire makes a pane hot and counts what is new in it into d.
-func (w *windowed) fire(t *table, p *pane, d *delta, peak float64) {
+func (w *windowed) fire(full []byte, t *table, p *pane, d *delta, peak float64) {
+	if !p.hot() && w.derives() && !w.hotBeside(full, t, p.q) {
+		tenant, key := w.split(full)
+		at := p.q * w.pane
+		w.derive(derived{
+			tenant: tenant, key: key, time: at, id: w.derivedID(tenant, key, at),
+			finding: detect.NewFindingID(tenant, w.r.Version, key, w.tile(p.q)),
+		})
+	}
 	over := t.over(p)
 	fresh := p.done < p.n || over != nil && over.done < over.count
 	p.heat()
@@ -355,19 +382,19 @@ func (w *windowed) count(t *table, p *pane, d *delta) {
 }
 
 func (w *windowed) advance() {
-	c := &w.e.c
 	if w.settled {
 		s := w.settledAll(w.types)
 		for w.due.len() > 0 && s != never && (w.due.top().q+int64(w.m))*w.pane <= s {
 			w.judge(w.due.pop())
 		}
 	}
-	if c.a == never {
+	a := w.a()
+	if a == never {
 		return
 	}
 	oldest := int64(always)
-	if c.a != always {
-		oldest = floorDiv(c.a, w.gen) - 1
+	if a != always {
+		oldest = floorDiv(a, w.gen) - 1
 	}
 	old := func(t *table) bool { return t.gen < oldest }
 	if w.settled && slices.ContainsFunc(w.tables, old) {
@@ -423,6 +450,25 @@ func (w *windowed) leans(d dueJudge) bool {
 	ps := before.of(slot)
 	i := search(ps, d.q-int64(w.m)+1)
 	return i < len(ps) && ps[i].q < d.q+int64(w.m)
+}
+
+// hotBeside reports whether a pane is hot in a generation beside the table's: then
+// those above know it.
+func (w *windowed) hotBeside(full []byte, t *table, q int64) bool {
+	for _, d := range [...]int64{-1, 1} {
+		if n := w.table(t.gen + d); n != nil {
+			if slot, ok := n.keys.find(w.hash(full), full); ok {
+				if p := n.pane(slot, q); p != nil && p.hot() {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func (w *windowed) through() int64 {
+	return sub(w.settledAll(w.types), int64(w.m)*w.pane)
 }
 
 func (w *windowed) horizon(a int64) int64 {

@@ -38,7 +38,10 @@ func (c *compiler) feedAll(set *rule.Set) {
 	c.feeds = make([][]feed, len(set.Detections))
 	for _, r := range set.Correlations {
 		for ref, d := range r.Correlation.Rules {
-			i := index[d]
+			i, ok := index[d]
+			if !ok {
+				continue // a correlation: correlate feeds the rule
+			}
 			c.feeds[i] = append(c.feeds[i], c.feed(r, ref))
 		}
 	}

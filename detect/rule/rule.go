@@ -113,6 +113,26 @@ type Rule struct {
 	Inactive string
 }
 
+// Correlates reports whether r is a correlation, so that what refers to it refers to
+// what it finds: a chain.
+func (r *Rule) Correlates() bool {
+	return r.Detection == nil && r.Correlation != nil && !r.Correlation.Implicit
+}
+
+// Depth is how many correlations stand below r: 0 if it refers to detections only,
+// otherwise one more than the greatest depth of those that it refers to.
+func (r *Rule) Depth() int {
+	depth := 0
+	if r.Correlation != nil {
+		for _, in := range r.Correlation.Rules {
+			if in.Correlates() {
+				depth = max(depth, 1+in.Depth())
+			}
+		}
+	}
+	return depth
+}
+
 // CorrelationType is Sigma's correlation type, or one of ours.
 type CorrelationType string
 
