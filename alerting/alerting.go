@@ -9,7 +9,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vedette-sec/vedette/incident"
@@ -37,6 +42,7 @@ type Options struct {
 	Jitter     func() float64        // in [0, 1); math/rand/v2 if nil
 	Logger     *slog.Logger          // discards if nil
 	Registerer prometheus.Registerer // keeps metrics to itself if nil
+	Tracer     trace.Tracer          // none if nil
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -87,6 +93,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Registerer == nil {
 		o.Registerer = prometheus.NewRegistry()
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.Tracer{}
 	}
 	return o, nil
 }
@@ -176,7 +185,16 @@ const dispatchLimit = 100
 func (a *Alerting) Dispatch(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.opts.Deadline)
 	defer cancel()
-	n, err := a.opts.Store.Dispatch(ctx, a.names, dispatchLimit, a.opts.Queue.Enqueue)
+	began := time.Now()
+	var span trace.Span // nil until something is due: it is asked for all the time
+	n, err := a.opts.Store.Dispatch(ctx, a.names, dispatchLimit, func(ctx context.Context, tx pgx.Tx, ds []Delivery) ([]int64, error) {
+		ctx, span = a.opts.Tracer.Start(ctx, "queue alerts", trace.WithTimestamp(began))
+		return a.opts.Queue.Enqueue(ctx, tx, ds)
+	})
+	if span != nil {
+		span.SetAttributes(attribute.Int("vedette.alerts", n))
+		endSpan(span, err)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("queue due intents: %w", err)
 	}
@@ -240,17 +258,43 @@ func (a *Alerting) Work(ctx context.Context, job int64, d Delivery) (again time.
 	if wait := a.quietFor(d.Receiver, now); wait > 0 {
 		return wait, nil
 	}
+	ctx, span := a.span(ctx, d, s, p.event)
+	defer func() { endSpan(span, err) }()
 	if ok, err := a.attempt(ctx, d, job); err != nil || !ok {
 		return done, err
 	}
 	retryAfter, err := r.Notifier.Notify(ctx, a.notification(s, p.event, now))
 	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
 		return a.failed(ctx, job, d, s, failureOf(err), retryAfter)
 	}
 	a.m.delivered.WithLabelValues(d.Receiver).Inc()
 	a.opts.Logger.Info("notification delivered", "receiver", d.Receiver, "tenant", d.Tenant,
 		"incident", d.Incident.String(), "version", s.Incident.Version, "event", string(p.event))
 	return done, a.delivered(ctx, job, d, s, p.event, false)
+}
+
+// span begins the span of one attempt to tell of an incident. It is linked to where
+// that was queued, which may be days ago.
+func (a *Alerting) span(ctx context.Context, d Delivery, s Subject, e Event) (context.Context, trace.Span) {
+	opts := []trace.SpanStartOption{trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindClient)}
+	if queued := trace.SpanContextFromContext(ctx); queued.IsValid() {
+		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: queued}))
+	}
+	ctx, span := a.opts.Tracer.Start(ctx, "deliver alert", opts...)
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("vedette.incident.id", d.Incident.String()), attribute.String("vedette.tenant", d.Tenant),
+			attribute.String("vedette.receiver", d.Receiver), attribute.String("vedette.alert.event", string(e)),
+			attribute.Int64("vedette.incident.version", s.Incident.Version), attribute.Int("vedette.alert.attempt", int(s.Intent.Attempts)+1))
+	}
+	return ctx, span
+}
+
+func endSpan(span trace.Span, err error) {
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	span.End()
 }
 
 func (a *Alerting) subject(ctx context.Context, d Delivery) (Subject, bool, error) {

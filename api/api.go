@@ -12,6 +12,8 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // Check is one thing that must work for this process to be of use.
@@ -33,6 +35,7 @@ type Options struct {
 	Logger     *slog.Logger          // default: none
 	Clock      func() time.Time      // default: time.Now
 	Version    string                // of Vedette, for the OpenAPI document and the pages
+	Tracer     trace.Tracer          // nil: requests are not traced
 
 	Tenant         string // whose incidents a viewer without a token sees; default "default"
 	OpenOnLoopback bool   // the pages may be read without a token from this machine
@@ -54,6 +57,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.Tracer{}
 	}
 	if o.Tenant == "" {
 		o.Tenant = "default"

@@ -11,6 +11,12 @@ import (
 	"runtime/debug"
 	"strconv"
 	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // exchange is what becomes known of a request while it is handled; the access
@@ -61,17 +67,34 @@ func (w *recorder) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController through.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// observe is the outermost layer: request id, access log, metrics, panics.
+// traced begins the span of a request, within that of a caller who names one. What
+// asks all the time how we are makes none.
+func (s *Server) traced(r *http.Request, x *exchange) (context.Context, trace.Span) {
+	switch r.URL.Path {
+	case "/healthz", "/readyz", "/metrics":
+		return r.Context(), noop.Span{}
+	}
+	ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+	ctx, span := s.o.Tracer.Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer))
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("http.request.method", r.Method), attribute.String("vedette.request.id", x.id))
+	}
+	return ctx, span
+}
+
+// observe is the outermost layer: request id, access log, metrics, traces, panics.
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := s.o.Clock()
 		x := &exchange{id: requestID()}
 		rec := &recorder{ResponseWriter: w}
-		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+		ctx, span := s.traced(r, x)
+		r = r.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 		w.Header().Set("X-Request-Id", x.id)
 		s.metrics.inFlight.Inc()
 		defer s.metrics.inFlight.Dec()
 		defer func() {
+			defer span.End()
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler { //nolint:errorlint // compared as net/http does
 					panic(p)
@@ -81,13 +104,13 @@ func (s *Server) observe(next http.Handler) http.Handler {
 					writeProblem(rec, http.StatusInternalServerError, toAnswer(errors.New("panic")).detail)
 				}
 			}
-			s.finish(r, rec, x, s.o.Clock().Sub(start))
+			s.finish(r, rec, x, span, s.o.Clock().Sub(start))
 		}()
 		next.ServeHTTP(rec, r)
 	})
 }
 
-func (s *Server) finish(r *http.Request, rec *recorder, x *exchange, took time.Duration) {
+func (s *Server) finish(r *http.Request, rec *recorder, x *exchange, span trace.Span, took time.Duration) {
 	if rec.status == 0 {
 		rec.status = http.StatusOK
 	}
@@ -111,6 +134,17 @@ func (s *Server) finish(r *http.Request, rec *recorder, x *exchange, took time.D
 	}
 	if x.err != nil && rec.status >= 400 {
 		attrs = append(attrs, slog.Any("error", x.err))
+	}
+	if span.IsRecording() {
+		attrs = append(attrs, slog.String("trace_id", span.SpanContext().TraceID().String()))
+		if r.Pattern != "" {
+			span.SetName(r.Pattern) // which begins with the method
+		}
+		span.SetAttributes(attribute.String("http.route", route), attribute.Int("http.response.status_code", rec.status),
+			attribute.Int64("http.response.body.size", rec.bytes), attribute.String("vedette.token", x.who.name))
+		if rec.status >= 500 {
+			span.SetStatus(codes.Error, http.StatusText(rec.status))
+		}
 	}
 	s.o.Logger.LogAttrs(r.Context(), level, "request", attrs...)
 }

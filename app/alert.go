@@ -36,7 +36,7 @@ func (a *App) startAlert() error {
 	if err != nil {
 		return err
 	}
-	o.State = a.parts.set
+	o.State, o.Tracer = a.parts.set, a.traces.Tracer("incident")
 	assembler, err := incident.New(o)
 	if err != nil {
 		return err
@@ -44,7 +44,10 @@ func (a *App) startAlert() error {
 	a.start(a.standby.alone(part{name: "assemble", run: assembler.Run}))
 
 	t := a.o.Timing
-	ao := alerting.Options{Store: a.db.Intents(), Update: t.Update, Repair: t.Survey, Logger: a.logger, Registerer: a.registry, Link: a.link}
+	ao := alerting.Options{
+		Store: a.db.Intents(), Update: t.Update, Repair: t.Survey, Logger: a.logger, Registerer: a.registry, Link: a.link,
+		Tracer: a.traces.Tracer("alerting"),
+	}
 	client := alerting.NewClient(alerting.ClientOptions{Timeout: t.Deliver, AllowInsecure: a.cfg.Alerting.AllowInsecure})
 	a.cleanup(client.Close)
 	var names []string

@@ -6,6 +6,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,7 @@ import (
 	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/stream"
+	"github.com/vedette-sec/vedette/tracing"
 )
 
 // Role is a part of the service that may run in a process of its own.
@@ -110,6 +112,8 @@ type App struct {
 	gens     generations
 	layout   correlate.Layout
 	standby  *standby
+	instance string // names this process
+	traces   *tracing.Tracing
 	matcher  *match.Owner // nil without the role
 	sources  atomic.Int32 // partitions of vedette.logs
 	inForce  string       // digest of the generation that this process last put into force
@@ -141,7 +145,9 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
 	}
-	a := &App{o: o, cfg: o.Config, logger: o.Logger, registry: o.Registry, httpErr: make(chan error, 1)}
+	a := &App{
+		o: o, cfg: o.Config, logger: o.Logger, registry: o.Registry, httpErr: make(chan error, 1), instance: rand.Text(),
+	}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.parts = newSupervisor(a.logger)
@@ -159,10 +165,13 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 		}
 		a.cleanup(func() { a.listener.Close() })
 	}
+	if err := a.openTraces(); err != nil {
+		return nil, err
+	}
 	if err := a.openStores(ctx); err != nil {
 		return nil, err
 	}
-	a.standby = newStandby(a.db, cmp.Or(o.Timing.Lease, leaseLasts), a.registry, a.logger)
+	a.standby = newStandby(a.db, a.instance, cmp.Or(o.Timing.Lease, leaseLasts), a.registry, a.logger)
 	a.gens = generations{store: a.db, dataDir: a.cfg.DataDir}
 	if err := a.Reload(ctx, a.cfg); err != nil {
 		return nil, err

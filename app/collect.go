@@ -14,6 +14,7 @@ func (a *App) startCollect() error {
 		c, err := file.New(file.Options{
 			Origin: f.Name, Tenant: a.cfg.Tenant, Paths: f.Paths, Type: event.Type(f.Type),
 			Appender: a.appender, Cursors: a.db, Poll: f.Poll, Metrics: metrics, Logger: a.logger,
+			Tracer: a.traces.Tracer("ingest/file"),
 		})
 		if err != nil {
 			return fmt.Errorf("collector %s: %w", f.Name, err)

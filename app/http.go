@@ -42,7 +42,7 @@ func (a *App) startAPI() error {
 			{Name: "roles", Func: a.parts.check},
 		},
 		Logger: a.logger, Version: a.o.Version, Tenant: a.cfg.Tenant, OpenOnLoopback: c.OpenOnLoopback, OCSF: ocsf,
-		SecureCookies: c.TLSCertFile != "",
+		SecureCookies: c.TLSCertFile != "", Tracer: a.traces.Tracer("api"),
 	})
 	if err != nil {
 		return err

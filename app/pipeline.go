@@ -109,7 +109,7 @@ func (a *App) startCorrelate(metrics *stream.GroupMetrics) error {
 			Ledger: a.db, Generations: correlating{a.gens}, Rewind: rewinds.Ask, Confirm: l.Confirm,
 			Snapshots: snapshots, SnapshotEvery: a.cfg.Snapshots.Every, SnapshotAtStop: true, LeaveWithin: a.o.Timing.Leave,
 			State:   func(err error) { a.parts.set(fmt.Sprintf("%s %d's checkpoints", Correlate, l.Partition), err) },
-			Metrics: counted, Logger: a.logger,
+			Metrics: counted, Tracer: a.traces.Tracer("detect/correlate"), Logger: a.logger,
 		})
 		if err != nil {
 			return err
@@ -130,7 +130,8 @@ func (a *App) startMatch(metrics *stream.GroupMetrics) error {
 		},
 		Observations: observations, DeadLetters: a.appender, Positions: a.db, Standings: a.db, Vectors: a.db,
 		Applied: a.db, Incarnations: a.db, Generations: matching{a.gens}, Metrics: match.NewMetrics(a.registry), Logger: a.logger,
-		State: func(p int32, err error) { a.parts.set(fmt.Sprintf("%s %d's position", Match, p), err) },
+		Tracer: a.traces.Tracer("detect/match"),
+		State:  func(p int32, err error) { a.parts.set(fmt.Sprintf("%s %d's position", Match, p), err) },
 	})
 	if err != nil {
 		return err

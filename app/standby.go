@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"log/slog"
 	"time"
@@ -32,9 +31,9 @@ type standby struct {
 // quarter of it that lies between two attempts, of its last sign.
 const leaseLasts = 8 * time.Second
 
-func newStandby(to leases, lasts time.Duration, r prometheus.Registerer, logger *slog.Logger) *standby {
+func newStandby(to leases, holder string, lasts time.Duration, r prometheus.Registerer, logger *slog.Logger) *standby {
 	s := &standby{
-		to: to, holder: rand.Text(), lasts: lasts, every: lasts / 4, logger: logger,
+		to: to, holder: holder, lasts: lasts, every: lasts / 4, logger: logger,
 		active: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "vedette_active", Help: "1 where the process does what only one is to do at a time, 0 where it stands by.",
 		}, []string{"lease"}),

@@ -50,8 +50,7 @@ func TestStandby(t *testing.T) {
 		var mu sync.Mutex
 		working := map[string]bool{}
 		process := func(name string) (stop func()) {
-			s := newStandby(board, leaseLasts, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-			s.holder = name
+			s := newStandby(board, name, leaseLasts, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 			parts := newSupervisor(slog.New(slog.DiscardHandler))
 			ctx, cancel := context.WithCancel(t.Context())
 			parts.start(ctx, s.alone(part{name: "assemble", run: func(ctx context.Context) error {

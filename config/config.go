@@ -27,6 +27,7 @@ type Config struct {
 	Tenant string `yaml:"tenant"`
 
 	Log       Log       `yaml:"log"`
+	Tracing   Tracing   `yaml:"tracing"`
 	Kafka     Kafka     `yaml:"kafka"`
 	Postgres  Postgres  `yaml:"postgres"`
 	API       API       `yaml:"api"`
@@ -50,6 +51,16 @@ type Snapshots struct {
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn or error. Default "info".
 	Format string `yaml:"format"` // text or json. Default "text".
+}
+
+// Tracing sends traces to an OpenTelemetry collector by OTLP over HTTP, if there is an
+// endpoint here or in OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT).
+type Tracing struct {
+	Endpoint string                   `yaml:"endpoint"` // such as https://otel.example:4318, to which v1/traces is added; the environment's by default
+	Headers  map[string]secret.String `yaml:"headers"`  // sent along, such as a key; besides those of OTEL_EXPORTER_OTLP_HEADERS. With any, the endpoint has to be https, or on this machine
+	CAFile   string                   `yaml:"ca_file"`  // PEM; that of OTEL_EXPORTER_OTLP_CERTIFICATE, or the system's, by default
+	Ratio    float64                  `yaml:"ratio"`    // share of the traces begun here that are kept, 0 to 1; requests that bring a trace of their own keep to its decision. Default 1.
+	Queue    int                      `yaml:"queue"`    // spans that wait to be sent, at most; more are dropped and counted. Default 4096.
 }
 
 // Kafka is the log.
@@ -176,6 +187,7 @@ func Default() *Config {
 		DataDir:   "/var/lib/vedette",
 		Tenant:    "default",
 		Log:       Log{Level: "info", Format: "text"},
+		Tracing:   Tracing{Ratio: 1, Queue: 4096},
 		Kafka:     Kafka{LogsPartitions: 4, ObservationPartitions: 4, Replication: 3, GroupPrefix: "vedette"},
 		Postgres:  Postgres{MaxConnections: 20},
 		API:       API{Listen: "127.0.0.1:8080", MaxBody: 32 << 20, MaxInFlight: 128 << 20},
@@ -213,6 +225,15 @@ func (c *Config) validate(required bool, fail func(key, format string, args ...a
 	}
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
+	if e := c.Tracing.Endpoint; e != "" {
+		if u, err := url.Parse(e); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			fail("tracing.endpoint", "want an http or https URL")
+		}
+	}
+	if r := c.Tracing.Ratio; !(r >= 0 && r <= 1) {
+		fail("tracing.ratio", "want 0 to 1, got %v", r)
+	}
+	positive("tracing.queue", int64(c.Tracing.Queue))
 	if c.DataDir == "" {
 		fail("data_dir", "want a directory")
 	}

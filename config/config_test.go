@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vedette-sec/vedette/secret"
 )
 
 func env(m map[string]string) func(string) (string, bool) {
@@ -56,6 +58,9 @@ func TestParseRefuses(t *testing.T) {
 		{"value", required + "log:\n  level: loud\n", `vedette.yaml:4: log.level: want one of debug, info, warn, error, got "loud"`},
 		{"environment", required + "data_dir: ${NOPE}\n", "environment variable NOPE is not set"},
 		{"receiver", required + "alerting:\n  receivers:\n    - name: x\n      type: fax\n      url: u\n      key: k\n", `vedette.yaml:6: alerting.receivers[0].type: want one of slack, pagerduty, webhook, got "fax"`},
+		{"traces", required + "tracing: {endpoint: 'otel:4318'}\n", `vedette.yaml:3: tracing.endpoint: want an http or https URL`},
+		{"share of traces", required + "tracing: {ratio: 20}\n", `tracing.ratio: want 0 to 1, got 20`},
+		{"share of traces that is none", required + "tracing: {ratio: NaN}\n", `tracing.ratio: want 0 to 1`},
 		{"log type", required + "collect:\n  files:\n    - {name: x, paths: [y], type: nginx}\n", `collect.files[0].type: want one of`},
 		{"not yaml", "a: [", "vedette.yaml: not YAML"},
 	} {
@@ -72,6 +77,7 @@ func TestSecretsHide(t *testing.T) {
 	c := Default()
 	c.Postgres.DSN = "postgres://u:hunter2@h/d"
 	c.Kafka.SASL.Password = "hunter2"
+	c.Tracing.Headers = map[string]secret.String{"x-key": "hunter2"}
 	var b strings.Builder
 	slog.New(slog.NewJSONHandler(&b, nil)).Info("x", "config", c, "dsn", c.Postgres.DSN)
 	fmt.Fprintf(&b, "%v %+v %#v %s", c, c, c, c.Postgres.DSN)

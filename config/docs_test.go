@@ -83,7 +83,7 @@ func TestConfigurationDocs(t *testing.T) {
 func kindName(e ast.Expr) string {
 	switch x := e.(type) {
 	case *ast.Ident:
-		return map[string]string{"string": "text", "int": "number", "bool": "boolean", "Bytes": "size"}[x.Name]
+		return map[string]string{"string": "text", "int": "number", "float64": "number", "bool": "boolean", "Bytes": "size"}[x.Name]
 	case *ast.SelectorExpr:
 		if id, ok := x.X.(*ast.Ident); ok && id.Name == "secret" {
 			return "secret"

@@ -140,9 +140,10 @@ func (a *Assembler) Step(ctx context.Context) (int, error) {
 	var b *batch
 	began := a.opts.Now()
 	err := a.opts.Ledger.Assemble(ctx, a.shard, a.epoch.Load(), func(tx Tx) error {
-		b = &batch{opts: &a.opts, limit: max(a.limit, a.opts.Batch), tx: tx, now: a.opts.Now().UTC()}
+		b = &batch{opts: &a.opts, limit: max(a.limit, a.opts.Batch), tx: tx, now: a.opts.Now().UTC(), began: began}
 		return b.assemble(ctx)
 	})
+	b.told(err)
 	if err != nil {
 		return 0, fmt.Errorf("incident: assemble: %w", err)
 	}

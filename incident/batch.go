@@ -9,6 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/vedette-sec/vedette/detect"
 )
 
@@ -18,6 +22,9 @@ type batch struct {
 	limit int // findings, about
 	tx    Tx
 	now   time.Time
+
+	began time.Time
+	span  trace.Span // nil until something has changed: it is asked for all the time
 
 	findings int
 	common   int
@@ -53,6 +60,10 @@ func (b *batch) assemble(ctx context.Context) error {
 		return fmt.Errorf("read changed findings: %w", err)
 	}
 	b.findings = len(changed)
+	if len(changed) > 0 {
+		ctx, b.span = b.opts.Tracer.Start(ctx, "assemble", trace.WithTimestamp(b.began))
+		b.step("read changed findings")
+	}
 	slices.SortFunc(changed, func(x, y Finding) int {
 		return cmp.Or(strings.Compare(x.Tenant, y.Tenant), cmp.Compare(x.First, y.First), bytes.Compare(x.ID[:], y.ID[:]))
 	})
@@ -74,6 +85,33 @@ func (b *batch) assemble(ctx context.Context) error {
 	return nil
 }
 
+// step tells the trace how far it has come.
+func (b *batch) step(done string) {
+	if b.span != nil && b.span.IsRecording() {
+		b.span.AddEvent(done)
+	}
+}
+
+// told ends the span, once the transaction is over, with what became of the
+// findings.
+func (b *batch) told(err error) {
+	if b == nil || b.span == nil {
+		return
+	}
+	defer b.span.End()
+	if !b.span.IsRecording() {
+		return
+	}
+	b.span.SetAttributes(attribute.Int("vedette.findings", b.findings), attribute.Int("vedette.incidents.acted", len(b.audit)))
+	for _, e := range b.audit {
+		b.span.AddEvent("incident "+string(e.Action), trace.WithAttributes(
+			attribute.String("vedette.incident.id", e.Incident.String()), attribute.String("vedette.tenant", e.Tenant)))
+	}
+	if err != nil {
+		b.span.SetStatus(codes.Error, err.Error())
+	}
+}
+
 // tenantBatch is the part of a batch that is one tenant's.
 type tenantBatch struct {
 	*batch
@@ -90,19 +128,22 @@ type tenantBatch struct {
 }
 
 func (t *tenantBatch) assemble(ctx context.Context, changed []Finding) error {
-	if err := t.load(ctx, changed); err != nil {
-		return err
+	for _, s := range []struct {
+		done string
+		do   func(context.Context) error
+	}{
+		{"loaded", func(ctx context.Context) error { return t.load(ctx, changed) }},
+		{"described", t.describe},
+		{"probed", t.probe},
+		{"saved links", t.save},
+		{"settled", func(ctx context.Context) error { return t.settle(ctx, t.group()) }},
+	} {
+		if err := s.do(ctx); err != nil {
+			return err
+		}
+		t.step(s.done)
 	}
-	if err := t.describe(ctx); err != nil {
-		return err
-	}
-	if err := t.probe(ctx); err != nil {
-		return err
-	}
-	if err := t.save(ctx); err != nil {
-		return err
-	}
-	return t.settle(ctx, t.group())
+	return nil
 }
 
 // load reads rules, and the links of findings that were assembled before.

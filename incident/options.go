@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // Options configure an Assembler and a Desk. Zero durations and numbers mean the
@@ -36,6 +38,7 @@ type Options struct {
 	Now        func() time.Time      // time.Now if nil
 	Logger     *slog.Logger          // discards if nil
 	Registerer prometheus.Registerer // keeps metrics to itself if nil
+	Tracer     trace.Tracer          // none if nil
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -90,6 +93,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Registerer == nil {
 		o.Registerer = prometheus.NewRegistry()
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.Tracer{}
 	}
 	return o, nil
 }

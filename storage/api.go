@@ -298,7 +298,9 @@ func timeOrNil(t pgtype.Timestamptz) *time.Time {
 }
 
 // readTx runs f on what the database holds at one instant.
-func (db *DB) readTx(ctx context.Context, f func(pgx.Tx, *dbsqlc.Queries) error) error {
+func (db *DB) readTx(ctx context.Context, f func(pgx.Tx, *dbsqlc.Queries) error) (err error) {
+	ctx, s := span(ctx, "read")
+	defer func() { end(s, err) }()
 	return pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		return f(tx, db.q.WithTx(tx))
 	})

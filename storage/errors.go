@@ -14,6 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // ErrNotFound says that there is no such row.
@@ -128,19 +130,22 @@ func (db *DB) over(t *trouble) {
 }
 
 // retry calls f until it succeeds, fails for good, or patience or ctx are at an
-// end. f must be safe to repeat after an error.
-func (db *DB) retry(ctx context.Context, op string, f func() error) error {
+// end. f must be safe to repeat after an error. If ctx has a span, that gets one
+// of op within it.
+func (db *DB) retry(ctx context.Context, op string, f func() error) (err error) {
+	_, s := span(ctx, op)
+	defer func() { end(s, err) }()
 	deadline := time.Now().Add(db.opts.Patience)
 	backoff := 50 * time.Millisecond
 	t := &trouble{op: op, since: time.Now()}
 	defer db.over(t)
 	for {
-		err := f()
-		if err == nil || ctx.Err() != nil || !IsTransient(err) || time.Now().After(deadline) {
+		if err = f(); err == nil || ctx.Err() != nil || !IsTransient(err) || time.Now().After(deadline) {
 			return err
 		}
 		db.note(t, err)
 		db.metrics.retries.WithLabelValues(op).Inc()
+		s.AddEvent("trying again", trace.WithAttributes(attribute.String("error", err.Error())))
 		db.log.Warn("Postgres is in the way; trying again", "op", op, "err", err, "retry_in", backoff)
 		select {
 		case <-ctx.Done():

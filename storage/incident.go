@@ -58,7 +58,9 @@ func lockShard(ctx context.Context, q *dbsqlc.Queries, shard int32, epoch int64)
 }
 
 // Act implements [incident.Ledger].
-func (db *DB) Act(ctx context.Context, f func(incident.Tx) error) error {
+func (db *DB) Act(ctx context.Context, f func(incident.Tx) error) (err error) {
+	ctx, s := span(ctx, "act")
+	defer func() { end(s, err) }()
 	return db.inTx(ctx, func(tx pgx.Tx, q *dbsqlc.Queries) error { return f(&incidentTx{q: q}) })
 }
 

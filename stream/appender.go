@@ -132,11 +132,14 @@ func (a *LogAppender) Partitions() int { return len(*a.parts.Load()) }
 // not referred to after Append has returned nil; after an error they may be for
 // as long as a request lasts.
 //
-// ErrTooLarge and what EncodeLog refuses are told before anything is written.
-func (a *LogAppender) Append(ctx context.Context, msgs []LogMessage) error {
+// ErrTooLarge and what EncodeLog refuses are told before anything is written. If
+// ctx has a span, that gets one within it, which the messages name.
+func (a *LogAppender) Append(ctx context.Context, msgs []LogMessage) (err error) {
 	if len(msgs) == 0 {
 		return nil
 	}
+	ctx, s := span(ctx, "append", a.o.Topic, len(msgs))
+	defer func() { end(s, err) }()
 	recs := make([]Record, len(msgs))
 	for i := range msgs {
 		var err error
@@ -164,7 +167,8 @@ func (a *LogAppender) Append(ctx context.Context, msgs []LogMessage) error {
 			n++
 		}
 		i := int32(a.turn.Add(1) % uint32(len(parts)))
-		chunks = append(chunks, placed{parts[i], i, &appendChunk{recs: recs[:n:n], size: size, done: make(chan error, 1)}})
+		chunk := WithTrace(ctx, recs[:n:n])
+		chunks = append(chunks, placed{parts[i], i, &appendChunk{recs: chunk, size: size, done: make(chan error, 1)}})
 		recs = recs[n:]
 	}
 	if len(chunks) == 1 {
@@ -187,7 +191,6 @@ func (a *LogAppender) Append(ctx context.Context, msgs []LogMessage) error {
 			errs <- nil
 		}()
 	}
-	var err error
 	for range byPart {
 		if e := <-errs; err == nil {
 			err = e

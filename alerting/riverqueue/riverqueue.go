@@ -15,6 +15,8 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/vedette-sec/vedette/alerting"
 	"github.com/vedette-sec/vedette/incident"
@@ -72,6 +74,7 @@ type args struct {
 	Tenant   string `json:"tenant"`
 	Incident string `json:"incident"`
 	Receiver string `json:"receiver"`
+	Trace    string `json:"trace,omitempty"` // W3C traceparent of the span that queued it
 }
 
 // Kind names the jobs in River.
@@ -89,10 +92,14 @@ func queueOf(receiver string) string {
 
 // Enqueue inserts a job for each delivery.
 func (q *Queue) Enqueue(ctx context.Context, tx pgx.Tx, ds []alerting.Delivery) ([]int64, error) {
+	from := propagation.MapCarrier{}
+	if trace.SpanContextFromContext(ctx).IsSampled() {
+		propagation.TraceContext{}.Inject(ctx, from)
+	}
 	params := make([]river.InsertManyParams, len(ds))
 	for i, d := range ds {
 		params[i] = river.InsertManyParams{
-			Args:       args{Tenant: d.Tenant, Incident: d.Incident.String(), Receiver: d.Receiver},
+			Args:       args{Tenant: d.Tenant, Incident: d.Incident.String(), Receiver: d.Receiver, Trace: from["traceparent"]},
 			InsertOpts: &river.InsertOpts{Queue: queueOf(d.Receiver), MaxAttempts: attempts},
 		}
 	}
@@ -158,6 +165,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	if err != nil {
 		return river.JobCancel(err)
 	}
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": job.Args.Trace})
 	again, err := w.work(ctx, job.ID, alerting.Delivery{Tenant: job.Args.Tenant, Incident: id, Receiver: job.Args.Receiver})
 	switch {
 	case err != nil:

@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/rule"
 	"github.com/vedette-sec/vedette/stream"
@@ -54,6 +57,7 @@ type OwnerOptions struct {
 
 	MaxRows int          // findings in the making at which a checkpoint is written at once; 1000 if zero
 	Metrics *Metrics     // may be nil
+	Tracer  trace.Tracer // nil: no traces
 	Logger  *slog.Logger // slog.Default if nil
 }
 
@@ -104,6 +108,7 @@ type Owner struct {
 	sets  map[string]*rule.Set
 	lost  *rule.Rule // runs in every generation
 
+	traced   bool
 	failures int // since the last checkpoint
 }
 
@@ -112,8 +117,13 @@ func NewOwner(o OwnerOptions) (*Owner, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
+	traced := o.Tracer != nil
+	if !traced {
+		o.Tracer = noop.Tracer{}
+	}
 	return &Owner{
-		o: o, label: strconv.Itoa(int(o.Partition)), log: o.Logger.With("partition", o.Partition),
+		traced: traced,
+		o:      o, label: strconv.Itoa(int(o.Partition)), log: o.Logger.With("partition", o.Partition),
 		sets: make(map[string]*rule.Set), lost: rule.VisibilityLost(),
 	}, nil
 }
@@ -130,6 +140,9 @@ func (o *Owner) Run(ctx context.Context) error {
 	backoff := minBackoff
 	for ctx.Err() == nil {
 		s := &session{owner: o, started: time.Now()}
+		if o.traced {
+			s.notes = &notes{}
+		}
 		err := s.run(ctx)
 		o.o.Metrics.Live.WithLabelValues(o.label).Set(0)
 		o.o.Metrics.State.set(o.o.Partition, nil)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -27,6 +28,7 @@ type session struct {
 	engine   *Engine
 	inForce  *inForce
 	position int64       // of the next message
+	restored bool        // the windows are those of a snapshot
 	last     detect.Tail // the message before it
 	marks    []mark
 	told     []Derived // by level, without events: of the last checkpoint
@@ -41,6 +43,9 @@ type session struct {
 	snapped time.Time   // when the last snapshot was gathered
 	writing atomic.Bool // one is being written
 	spawn   func(func() error)
+
+	notes  *notes // for the trace
+	taking taking
 }
 
 // rewound is what match was asked for last.
@@ -51,10 +56,13 @@ type rewound struct {
 }
 
 func (s *session) run(ctx context.Context) error {
-	cp, from, err := s.takeOver(ctx)
+	tctx := s.beginTaking(ctx)
+	cp, from, err := s.takeOver(tctx)
 	if err != nil {
+		s.endTaking(err)
 		return err
 	}
+	s.beginRebuild(tctx, from, cp.Mark.Position, s.restored)
 	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	s.spawn = g.Go
@@ -62,6 +70,7 @@ func (s *session) run(ctx context.Context) error {
 	g.Go(func() error { return s.owner.read(ctx, from, cp.Mark.Position, reads) })
 	g.Go(func() error {
 		if err := s.rebuild(ctx, cp, reads); err != nil {
+			s.endTaking(err)
 			return err
 		}
 		return s.work(ctx, parent, reads)
@@ -108,7 +117,7 @@ func (s *session) takeOver(ctx context.Context) (cp Checkpoint, from int64, err 
 	}
 	begin := usable(s.marks, there)
 	if e, f, at := s.fromSnapshot(ctx, cp, begin.Position); e != nil {
-		s.engine, s.inForce, s.position = e, f, at
+		s.engine, s.inForce, s.position, s.restored = e, f, at, true
 		return cp, at, nil
 	}
 	if s.engine, s.inForce, err = s.engineAt(ctx, begin.State); err != nil {
@@ -179,6 +188,7 @@ type read struct {
 	messages []message
 	end      int64 // of the log
 	gap      *stream.GapError
+	links    []trace.Link
 }
 
 type message struct {
@@ -199,7 +209,7 @@ func (o *Owner) read(ctx context.Context, offset, position int64, out chan<- rea
 	started := time.Now()
 	for {
 		b, err := r.Read(ctx)
-		next := read{end: b.End}
+		next := read{end: b.End, links: o.links(b.Records)}
 		switch {
 		case err == nil:
 			backoff = minBackoff
@@ -306,6 +316,7 @@ func (s *session) arrive(ctx context.Context, cp Checkpoint) error {
 		s.touch() // whether checkpoints can be written again is to be known, whatever comes
 	}
 	o.o.Metrics.RebuildTime.Observe(time.Since(s.started).Seconds())
+	s.endTaking(nil)
 	o.o.Metrics.Live.WithLabelValues(o.label).Set(1)
 	o.o.Metrics.at(o.o.Partition, o.label, s.engine)
 	o.log.Info("correlate is live", "position", s.position, "epoch", s.epoch, "rebuild", time.Since(s.started))
@@ -363,6 +374,7 @@ func (s *session) due() (time.Time, bool) {
 }
 
 func (s *session) apply(ctx context.Context, r read, rebuild bool) error {
+	began, applied, links := time.Now(), 0, r.links
 	if r.gap != nil {
 		s.lose(r.gap)
 		s.touch()
@@ -372,11 +384,17 @@ func (s *session) apply(ctx context.Context, r read, rebuild bool) error {
 			return err
 		}
 		s.touch()
+		applied++
 		if s.engine.pending() >= s.owner.o.MaxRows {
+			s.notes.apply(began, applied, links)
 			if err := s.commit(ctx); err != nil {
 				return err
 			}
+			began, applied, links = time.Now(), 0, nil
 		}
+	}
+	if applied > 0 {
+		s.notes.apply(began, applied, links)
 	}
 	if s.hot.IsZero() && s.engine.pending() > 0 {
 		s.hot = time.Now()
@@ -492,9 +510,11 @@ func (s *session) commit(ctx context.Context) error {
 		s.marks = s.marks[n:]
 	}
 	start := time.Now()
-	cctx, cancel := context.WithTimeout(ctx, callTimeout)
+	bctx, span := s.batchSpan(ctx, &c)
+	cctx, cancel := context.WithTimeout(bctx, callTimeout)
 	defer cancel()
 	err := o.o.Ledger.Commit(cctx, c)
+	endSpan(span, err)
 	m := o.o.Metrics
 	switch {
 	case errors.Is(err, ErrFenced):

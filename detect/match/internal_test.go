@@ -7,11 +7,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/vedette-sec/vedette/detect/rule"
 	"github.com/vedette-sec/vedette/event"
+	"github.com/vedette-sec/vedette/stream"
 )
 
 func TestParseAddrLikeNetip(t *testing.T) {
@@ -157,5 +159,19 @@ func TestPlansAreBounded(t *testing.T) {
 	}
 	if n := len(m.types[0].byKind); n != maxPlans {
 		t.Errorf("%d plans are kept, want %d", n, maxPlans)
+	}
+}
+
+// Who is not traced pays nothing a batch, let alone a record.
+func TestWithoutTraces(t *testing.T) {
+	w := &worker{}
+	recs := make([]stream.Record, 1)
+	var f flight
+	if n := testing.AllocsPerRun(100, func() {
+		w.notes.judge(lap{}, lap{}, recs)
+		w.notes.wait(time.Time{})
+		w.trace(&f)
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/event"
 	"github.com/vedette-sec/vedette/stream"
@@ -90,6 +92,7 @@ type OwnerOptions struct {
 	State    func(partition int32, err error)
 	Parallel int          // sources decoded at the same time; GOMAXPROCS if zero
 	Metrics  *Metrics     // may be nil
+	Tracer   trace.Tracer // nil: no traces
 	Logger   *slog.Logger // slog.Default if nil
 }
 

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -109,9 +111,15 @@ func (s *source) acquire(ctx context.Context) error {
 		if s.confirm != nil && s.confirm(ctx) != nil {
 			return nil
 		}
-		err := func() error {
+		err := func() (err error) {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
+			if o.Tracer != nil {
+				var span trace.Span
+				ctx, span = o.Tracer.Start(ctx, "take source over",
+					trace.WithAttributes(attribute.Int("vedette.source.partition", int(s.id.Partition))))
+				defer func() { endSpan(span, err) }()
+			}
 			p, err := o.Positions.AcquireSource(ctx, s.id.Incarnation, s.id.Partition)
 			if err != nil {
 				return fmt.Errorf("acquire: %w", err)
@@ -292,6 +300,7 @@ func (s *source) keepRewind(ctx context.Context, start Position) error {
 type read struct {
 	batch stream.Batch
 	gap   *stream.GapError
+	took  lap
 }
 
 func (s *source) read(ctx context.Context, offset int64, out chan<- read) error {
@@ -302,6 +311,7 @@ func (s *source) read(ctx context.Context, offset int64, out chan<- read) error 
 	for {
 		var b stream.Batch
 		var err error
+		began := time.Now()
 		switch {
 		case offset >= s.until:
 			sleep(ctx, minBackoff)
@@ -314,7 +324,7 @@ func (s *source) read(ctx context.Context, offset int64, out chan<- read) error 
 		default:
 			b, err = r.Read(ctx)
 		}
-		next := read{batch: s.bound(b)}
+		next := read{batch: s.bound(b), took: lap{began, time.Now()}}
 		switch {
 		case err == nil:
 			backoff, failing = minBackoff, false
@@ -352,12 +362,12 @@ type flight struct {
 	letters  []stream.DeadLetter
 	save     *Position // where all sections up to it are written with this flight
 	end      error     // ends the session once this is written
+	span     trace.Span
 }
 
 // write has one request outstanding a partition and goes no further after a
 // failure: what was written of each partition stays a prefix of the sections.
 func (s *source) write(ctx context.Context, flights <-chan flight) error {
-	o := &s.owner.o
 	for {
 		var f flight
 		select {
@@ -365,40 +375,56 @@ func (s *source) write(ctx context.Context, flights <-chan flight) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if len(f.letters) > 0 {
-			if err := o.DeadLetters.DeadLetters(ctx, f.letters); err != nil {
-				return err
-			}
+		err := s.land(trace.ContextWithSpan(ctx, f.span), &f)
+		endSpan(f.span, err)
+		if err == nil {
+			err = f.end
 		}
-		g, gctx := errgroup.WithContext(ctx)
-		for p, recs := range f.sections {
-			if len(recs) > 0 {
-				g.Go(func() error { return s.produce(gctx, int32(p), recs) })
-			}
-		}
-		if err := g.Wait(); err != nil {
+		if err != nil {
 			return err
 		}
-		if f.save == nil {
-			if f.end != nil {
-				return f.end
-			}
-			continue
-		}
-		sctx, cancel := context.WithTimeout(ctx, callTimeout)
-		err := o.Positions.SaveSource(sctx, s.id.Incarnation, s.id.Partition, *f.save)
-		cancel()
-		if err != nil {
-			return fmt.Errorf("save position: %w", err)
-		}
-		s.save(*f.save)
-		if s.failures.Swap(0) > 0 {
-			o.State(s.id.Partition, nil)
-		}
-		if f.end != nil {
-			return f.end
+	}
+}
+
+// land writes a flight, and then saves the position that it came with.
+func (s *source) land(ctx context.Context, f *flight) error {
+	o := &s.owner.o
+	if len(f.letters) > 0 {
+		if err := o.DeadLetters.DeadLetters(ctx, f.letters); err != nil {
+			return err
 		}
 	}
+	if err := s.produceAll(ctx, f); err != nil {
+		return err
+	}
+	if f.save == nil {
+		return nil
+	}
+	sctx, cancel := context.WithTimeout(ctx, callTimeout)
+	err := o.Positions.SaveSource(sctx, s.id.Incarnation, s.id.Partition, *f.save)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("save position: %w", err)
+	}
+	s.save(*f.save)
+	if s.failures.Swap(0) > 0 {
+		o.State(s.id.Partition, nil)
+	}
+	return nil
+}
+
+func (s *source) produceAll(ctx context.Context, f *flight) (err error) {
+	if f.span.IsRecording() {
+		_, span := s.owner.o.Tracer.Start(ctx, "produce", trace.WithSpanKind(trace.SpanKindProducer))
+		defer func() { endSpan(span, err) }()
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for p, recs := range f.sections {
+		if len(recs) > 0 {
+			g.Go(func() error { return s.produce(gctx, int32(p), recs) })
+		}
+	}
+	return g.Wait()
 }
 
 // maxProduce is how much goes into one request, uncompressed.

@@ -7,6 +7,8 @@ import (
 	"math"
 	"time"
 
+	"go.opentelemetry.io/otel/trace/noop"
+
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/rule"
 	"github.com/vedette-sec/vedette/event"
@@ -51,6 +53,7 @@ type worker struct {
 	stood   int64          // clock that went with it
 	known   bool           // a position was saved
 	counted counts         // since the last batch
+	notes   *notes         // for the trace
 	last    *stream.Record // read and not summed yet
 	before  detect.Tail    // the last record read, unless last is newer
 
@@ -101,6 +104,9 @@ func newWorker(ctx context.Context, s *source, start Position, emit int64) (*wor
 		parts: make([]part, s.owner.o.Partitions), closed: time.Now(), asked: start.Next,
 		stood: start.Clock, known: start.Known,
 	}
+	if s.owner.o.Tracer != nil {
+		w.notes = &notes{}
+	}
 	for i := range w.parts {
 		w.parts[i].from = emit
 	}
@@ -142,11 +148,13 @@ func (w *worker) run(ctx context.Context, reads <-chan read, flights chan<- flig
 			for n < len(recs) && (recs[n].Offset < w.emit || recs[n].Time.UnixNano() <= limit) {
 				n++
 			}
+			began := time.Now()
 			if err := w.batch(ctx, recs[:n]); errors.Is(err, ErrSemantics) {
 				return w.end(ctx, flights, err)
 			} else if err != nil {
 				return err
 			}
+			w.notes.judge(r.took, lap{began, time.Now()}, recs[:n])
 			recs = recs[n:]
 		}
 		if r.gap == nil && r.batch.Next >= 0 {
@@ -193,9 +201,11 @@ func (w *worker) wait(ctx context.Context, stamp int64, flights chan<- flight) (
 			return 0, err
 		}
 		w.s.owner.attend(ctx, attendSoon)
+		began := time.Now()
 		if sleep(ctx, minBackoff); ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
+		w.notes.wait(began)
 	}
 }
 
@@ -358,7 +368,7 @@ func (w *worker) end(ctx context.Context, flights chan<- flight, err error) erro
 }
 
 func (w *worker) pass(ctx context.Context, flights chan<- flight, all bool, end error) error {
-	f := flight{letters: w.letters, end: end}
+	f := flight{letters: w.letters, end: end, span: noop.Span{}}
 	some := len(w.letters) > 0 || end != nil
 	for p := range w.parts {
 		t := &w.parts[p]
@@ -385,10 +395,12 @@ func (w *worker) pass(ctx context.Context, flights chan<- flight, all bool, end 
 		f.sections[p], w.parts[p].ready = w.parts[p].ready, nil
 	}
 	w.letters = nil
+	w.trace(&f)
 	select {
 	case flights <- f:
 		return nil
 	case <-ctx.Done():
+		endSpan(f.span, ctx.Err())
 		return ctx.Err()
 	}
 }

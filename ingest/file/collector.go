@@ -11,6 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
 	"github.com/vedette-sec/vedette/event"
 	"github.com/vedette-sec/vedette/stream"
 )
@@ -51,6 +54,7 @@ type Options struct {
 	Now     func() time.Time // time.Now
 	Metrics *Metrics         // unregistered ones
 	Logger  *slog.Logger     // slog.Default()
+	Tracer  trace.Tracer     // none
 }
 
 func (o *Options) validate() error {
@@ -84,6 +88,9 @@ func (o *Options) validate() error {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.Tracer{}
 	}
 	o.Logger = o.Logger.With("collector", o.Origin)
 	return nil

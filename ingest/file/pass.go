@@ -7,6 +7,10 @@ import (
 	"os"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/vedette-sec/vedette/ingest"
 	"github.com/vedette-sec/vedette/stream"
 )
@@ -191,6 +195,7 @@ type batch struct {
 	ends  []int
 	types []string
 	msgs  []stream.LogMessage
+	began time.Time // when its first record was read
 }
 
 // pass reads files to their ends as one, and returns the number of records read.
@@ -237,6 +242,9 @@ func (c *Collector) pass(ctx context.Context, files []*waiting) (read int, faile
 				return read, failed
 			}
 		} else {
+			if len(b.ends) == 0 {
+				b.began = c.o.Now()
+			}
 			b.add(it, string(c.o.Type))
 		}
 		read++
@@ -279,7 +287,17 @@ func (c *Collector) flush(ctx context.Context, files []*waiting, b *batch) bool 
 		from = end
 	}
 	if len(b.msgs) > 0 {
-		if !c.retry(ctx, "append", func() error { return c.o.Appender.Append(ctx, b.msgs) }) {
+		ctx, span := c.o.Tracer.Start(ctx, "collect page", trace.WithTimestamp(b.began))
+		if span.IsRecording() {
+			span.SetAttributes(attribute.String("vedette.origin", c.o.Origin), attribute.Int("vedette.records", len(b.msgs)),
+				attribute.Int("vedette.bytes", len(b.arena)))
+		}
+		appended := c.retry(ctx, "append", func() error { return c.o.Appender.Append(ctx, b.msgs) })
+		if !appended {
+			span.SetStatus(codes.Error, "stopped before it was appended")
+		}
+		span.End()
+		if !appended {
 			return false
 		}
 		c.o.Metrics.Records.WithLabelValues(c.o.Origin, "appended").Add(float64(len(b.msgs)))

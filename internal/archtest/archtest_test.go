@@ -88,6 +88,7 @@ var houses = []struct {
 }{
 	{"event", nil, "what a record means depends on nobody: every other part is tested and replayed on top of it"},
 	{"secret", nil, "what hides itself hides from everybody alike"},
+	{"tracing", []string{"secret"}, "it sends spans away, whatever they tell: parts get a tracer handed in and know nothing of where spans go"},
 	{"stream", []string{"secret"}, "Kafka carries bytes: if it knew what is in them, a change of meaning would be a change of transport"},
 	{"ingest", []string{"event", "stream"}, "a collector brings records in and knows nothing of detection, so that it can be down or new without touching what is found"},
 	{"detect", []string{"event", "stream"}, "detection is a function of the log: it knows neither where findings are kept nor who is told"},
@@ -127,6 +128,7 @@ var alone = []struct {
 	{"stream/devbroker", []string{"cmd", "app", "internal", "bench"}, "only `vedette dev` and tests run a broker of their own"},
 	{"storage", []string{"app", "cmd", "internal", "bench", "storage/pgtest"}, "decisions do not depend on where things are kept: declare an interface"},
 	{"app", []string{"cmd", "internal", "bench"}, "it wires the parts together: a part that needs it is in the wrong place"},
+	{"tracing", []string{"app"}, "parts get a tracer handed in: who sends spans, and where, is wiring"},
 	{"simulate", []string{"app", "cmd", "internal"}, "what is simulated is input like any other"},
 	{"replay", []string{"app", "cmd", "internal"}, "a command, not a library"},
 }
@@ -147,6 +149,8 @@ var libraries = []struct {
 	{"github.com/aws/", []string{"ingest"}, "clouds are spoken to by collectors"},
 	{"github.com/Azure/", []string{"ingest"}, "clouds are spoken to by collectors"},
 	{"cloud.google.com/", []string{"ingest"}, "clouds are spoken to by collectors"},
+	{"go.opentelemetry.io/otel/sdk", []string{"tracing"}, "one place sets traces up; others know the interface"},
+	{"go.opentelemetry.io/otel/exporters", []string{"tracing"}, "one place sends traces"},
 	{"database/sql", []string{"storage"}, "Postgres is spoken in storage"},
 }
 
