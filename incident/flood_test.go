@@ -8,17 +8,18 @@ import (
 
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/incident/incidenttest"
 )
 
 // flooder assembles findings one rule at a time.
 type flooder struct {
 	t *testing.T
-	m *memory
+	m *incidenttest.Memory
 	a *incident.Assembler
 }
 
 func newFlooder(t *testing.T, keys int) *flooder {
-	m := newMemory(testRules...)
+	m := incidenttest.New(testRules...)
 	a, err := incident.New(incident.Options{
 		Ledger: m, FloodKeys: keys, Batch: 4, Receivers: []incident.Receiver{{Name: "all"}, {Name: "high", MinSeverity: detect.LevelHigh}},
 		Now: func() time.Time { return time.Unix(0, start) },
@@ -43,7 +44,7 @@ func (f *flooder) find(version string, hour int64, first int64, values ...string
 		d.Merge, d.Tile = detect.MergeLeast, 0
 	}
 	d.ID = detect.NewFindingID(d.Tenant, d.RuleVersion, d.Key, d.Tile)
-	f.m.checkpoint(0, d)
+	f.m.Checkpoint(0, d)
 	if err := drain(f.t.Context(), f.a); err != nil {
 		f.t.Fatal(err)
 	}
@@ -53,15 +54,15 @@ func (f *flooder) find(version string, hour int64, first int64, values ...string
 func (f *flooder) want(sizes string) {
 	f.t.Helper()
 	n := map[incident.ID]int{}
-	for _, r := range f.m.findings {
+	for _, r := range f.m.Findings {
 		n[r.Incident]++
 	}
 	var got []string
-	for size := len(f.m.findings); size > 0; size-- {
+	for size := len(f.m.Findings); size > 0; size-- {
 		for id, k := range n {
 			if k == size {
 				got = append(got, fmt.Sprint(k))
-				if in := f.m.incidents[ikey{"t", id}]; in.Findings != int64(k) {
+				if in := f.m.Incidents[incidenttest.IncidentKey{Tenant: "t", ID: id}]; in.Findings != int64(k) {
 					f.t.Errorf("an incident of %d findings says %d", k, in.Findings)
 				}
 			}
@@ -95,7 +96,7 @@ func TestFloodsSideBySide(t *testing.T) {
 	}
 	f.want("10 8 1") // it stands between two
 	merged := 0
-	for _, in := range f.m.incidents {
+	for _, in := range f.m.Incidents {
 		if in.Status == incident.StatusMerged {
 			merged++
 			continue
@@ -107,7 +108,7 @@ func TestFloodsSideBySide(t *testing.T) {
 	if merged == 0 {
 		t.Error("nothing was merged")
 	}
-	if err := f.m.consistent(); err != nil {
+	if err := consistent(f.m); err != nil {
 		t.Error(err)
 	}
 }

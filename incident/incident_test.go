@@ -12,6 +12,7 @@ import (
 
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/incident/incidenttest"
 )
 
 func TestID(t *testing.T) {
@@ -97,7 +98,7 @@ func TestEntities(t *testing.T) {
 
 // bench is an assembler and a desk over a ledger in memory, with a clock.
 type bench struct {
-	*memory
+	*incidenttest.Memory
 	t   *testing.T
 	a   *incident.Assembler
 	d   *incident.Desk
@@ -105,9 +106,9 @@ type bench struct {
 }
 
 func newBench(t *testing.T, change func(*incident.Options), rules ...incident.Rule) *bench {
-	b := &bench{memory: newMemory(append(rules, testRules...)...), t: t, now: time.Unix(0, start).UTC()}
+	b := &bench{Memory: incidenttest.New(append(rules, testRules...)...), t: t, now: time.Unix(0, start).UTC()}
 	o := incident.Options{
-		Ledger: b.memory, Now: func() time.Time { return b.now },
+		Ledger: b.Memory, Now: func() time.Time { return b.now },
 		Receivers: []incident.Receiver{{Name: "all"}, {Name: "high", MinSeverity: detect.LevelHigh}},
 	}
 	if change != nil {
@@ -130,11 +131,11 @@ func newBench(t *testing.T, change func(*incident.Options), rules ...incident.Ru
 func (b *bench) find(version string, minute int, values ...string) incident.ID {
 	b.t.Helper()
 	f := finding(version, minute, values...)
-	b.checkpoint(0, f)
+	b.Checkpoint(0, f)
 	if err := drain(b.t.Context(), b.a); err != nil {
 		b.t.Fatal(err)
 	}
-	return b.findings[fkey{f.Tenant, f.ID}].Incident
+	return b.Findings[incidenttest.FindingKey{Tenant: f.Tenant, ID: f.ID}].Incident
 }
 
 func finding(version string, minute int, values ...string) detect.Finding {
@@ -147,11 +148,13 @@ func finding(version string, minute int, values ...string) detect.Finding {
 	return f
 }
 
-func (b *bench) get(id incident.ID) incident.Incident { return b.incidents[ikey{"t1", id}] }
+func (b *bench) get(id incident.ID) incident.Incident {
+	return b.Incidents[incidenttest.IncidentKey{Tenant: "t1", ID: id}]
+}
 
 func (b *bench) actions(id incident.ID) []incident.Action {
 	var as []incident.Action
-	for _, e := range b.audit {
+	for _, e := range b.Audit {
 		if e.Incident == id {
 			as = append(as, e.Action)
 		}
@@ -167,8 +170,8 @@ func TestAmendedCountsAreNotTold(t *testing.T) {
 	if in.Count != 2 || in.Version != 1 || in.Last != start+int64(time.Minute) {
 		t.Errorf("count %d, version %d, last %d", in.Count, in.Version, in.Last-start)
 	}
-	if in.Severity != detect.LevelMedium || len(b.intents[ikey{"t1", id}]) != 1 {
-		t.Errorf("severity %s, intents %v", in.Severity, b.intents[ikey{"t1", id}])
+	if in.Severity != detect.LevelMedium || len(b.Intents[incidenttest.IncidentKey{Tenant: "t1", ID: id}]) != 1 {
+		t.Errorf("severity %s, intents %v", in.Severity, b.Intents[incidenttest.IncidentKey{Tenant: "t1", ID: id}])
 	}
 	b.find("who", 5, "arn:aws:iam::111122223333:user/ann", "198.51.100.7")
 	in = b.get(id)
@@ -180,7 +183,7 @@ func TestAmendedCountsAreNotTold(t *testing.T) {
 	if in.Version != 3 || in.Severity != detect.LevelHigh {
 		t.Errorf("after a raised severity: %+v", in)
 	}
-	if got := b.intents[ikey{"t1", id}]["high"]; got.Wanted != 3 || got.Event != incident.EventTrigger {
+	if got := b.Intents[incidenttest.IncidentKey{Tenant: "t1", ID: id}]["high"]; got.Wanted != 3 || got.Event != incident.EventTrigger {
 		t.Errorf("intent of high: %+v", got)
 	}
 }
@@ -199,10 +202,10 @@ func TestMergeResolvesAlerts(t *testing.T) {
 	if gone.Status != incident.StatusMerged || gone.MergedInto != early || gone.Version != 2 {
 		t.Errorf("merged: %+v", gone)
 	}
-	if got := b.intents[ikey{"t1", late}]["all"]; got.Event != incident.EventResolve || got.Wanted != 2 {
+	if got := b.Intents[incidenttest.IncidentKey{Tenant: "t1", ID: late}]["all"]; got.Event != incident.EventResolve || got.Wanted != 2 {
 		t.Errorf("intent of the merged: %+v", got)
 	}
-	if _, told := b.intents[ikey{"t1", late}]["high"]; told {
+	if _, told := b.Intents[incidenttest.IncidentKey{Tenant: "t1", ID: late}]["high"]; told {
 		t.Error("a receiver that was never told of the merged is told that it is resolved")
 	}
 	if d := cmp.Diff([]incident.Action{incident.ActionOpened, incident.ActionMerged}, b.actions(late)); d != "" {
@@ -231,7 +234,7 @@ func TestResolvedReopensForNewFindingsOnly(t *testing.T) {
 	if err != nil || in.Status != incident.StatusResolved || !in.ResolvedAt.Equal(b.now) || !in.AcknowledgedAt.IsZero() {
 		t.Fatalf("resolve: %+v, %v", in, err)
 	}
-	if got := b.intents[ikey{"t1", id}]["all"]; got.Event != incident.EventResolve || got.Wanted != 3 {
+	if got := b.Intents[incidenttest.IncidentKey{Tenant: "t1", ID: id}]["all"]; got.Event != incident.EventResolve || got.Wanted != 3 {
 		t.Errorf("intent after resolve: %+v", got)
 	}
 	if _, err := b.d.Acknowledge(ctx, "t1", id, "ann", ""); !errors.Is(err, incident.ErrResolved) {
@@ -249,7 +252,7 @@ func TestResolvedReopensForNewFindingsOnly(t *testing.T) {
 	if in := b.get(id); in.Status != incident.StatusOpen || in.Version != 4 || !in.ResolvedAt.IsZero() {
 		t.Errorf("reopened: %+v", in)
 	}
-	if got := b.intents[ikey{"t1", id}]["all"]; got.Event != incident.EventTrigger || got.Wanted != 4 {
+	if got := b.Intents[incidenttest.IncidentKey{Tenant: "t1", ID: id}]["all"]; got.Event != incident.EventTrigger || got.Wanted != 4 {
 		t.Errorf("intent after reopening: %+v", got)
 	}
 
@@ -277,7 +280,7 @@ func TestResolvedReopensForNewFindingsOnly(t *testing.T) {
 		t.Errorf("an amended finding moved to %s", got)
 	}
 	var acts []incident.Action
-	for _, e := range b.audit {
+	for _, e := range b.Audit {
 		if e.Incident == id && e.Actor == "ann" {
 			acts = append(acts, e.Action)
 			if e.Action == incident.ActionAcknowledged && e.Detail["note"] != "on it" {
@@ -336,14 +339,14 @@ func TestUndecodableKeyAndUnknownRuleStillOpen(t *testing.T) {
 	f := finding("flood1", 0)
 	f.Key = []byte{250}
 	g := finding("nobody-recorded-it", 100)
-	b.checkpoint(0, f, g)
+	b.Checkpoint(0, f, g)
 	if err := drain(t.Context(), b.a); err != nil {
 		t.Fatal(err)
 	}
-	if len(b.incidents) != 2 {
-		t.Fatalf("%d incidents, want 2", len(b.incidents))
+	if len(b.Incidents) != 2 {
+		t.Fatalf("%d incidents, want 2", len(b.Incidents))
 	}
-	in := b.get(b.findings[fkey{"t1", g.ID}].Incident)
+	in := b.get(b.Findings[incidenttest.FindingKey{Tenant: "t1", ID: g.ID}].Incident)
 	if in.Title != "Rule nobody-recorded-it" || in.Severity != detect.LevelMedium {
 		t.Errorf("incident of an unknown rule: %+v", in)
 	}
@@ -351,14 +354,14 @@ func TestUndecodableKeyAndUnknownRuleStillOpen(t *testing.T) {
 
 func TestFencing(t *testing.T) {
 	b := newBench(t, nil)
-	b.checkpoint(0, finding("flood1", 0, "198.51.100.7"))
+	b.Checkpoint(0, finding("flood1", 0, "198.51.100.7"))
 	if _, err := b.AcquireAssembler(t.Context(), 0); err != nil { // another owner
 		t.Fatal(err)
 	}
 	if _, err := b.a.Step(t.Context()); !errors.Is(err, incident.ErrFenced) {
 		t.Errorf("Step of a fenced owner: %v", err)
 	}
-	if len(b.incidents) != 0 {
+	if len(b.Incidents) != 0 {
 		t.Error("a fenced owner wrote")
 	}
 }
@@ -446,10 +449,10 @@ func TestStateIsTold(t *testing.T) {
 func TestOptions(t *testing.T) {
 	for name, o := range map[string]incident.Options{
 		"no ledger":       {},
-		"negative window": {Ledger: newMemory(), Join: -1},
-		"negative count":  {Ledger: newMemory(), Batch: -1},
-		"no name":         {Ledger: newMemory(), Receivers: []incident.Receiver{{}}},
-		"name twice":      {Ledger: newMemory(), Receivers: []incident.Receiver{{Name: "a"}, {Name: "a"}}},
+		"negative window": {Ledger: incidenttest.New(), Join: -1},
+		"negative count":  {Ledger: incidenttest.New(), Batch: -1},
+		"no name":         {Ledger: incidenttest.New(), Receivers: []incident.Receiver{{}}},
+		"name twice":      {Ledger: incidenttest.New(), Receivers: []incident.Receiver{{Name: "a"}, {Name: "a"}}},
 	} {
 		if _, err := incident.New(o); err == nil {
 			t.Errorf("%s: no error", name)

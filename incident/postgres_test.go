@@ -17,6 +17,7 @@ import (
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/incident/incidenttest"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/storage/pgtest"
 )
@@ -68,7 +69,7 @@ func (l *ledger) checkpoint(ctx context.Context, partition int32, fs ...detect.F
 func (l *ledger) step() error {
 	if l.kill == 0 {
 		l.kill = -1
-		return errKilled
+		return incidenttest.ErrKilled
 	}
 	if l.kill > 0 {
 		l.kill--
@@ -128,7 +129,7 @@ func (l *ledger) views(ctx context.Context, prefix string) (map[string]view, []d
 	if err != nil {
 		return nil, nil, err
 	}
-	members := map[ikey][]string{}
+	members := map[incidenttest.IncidentKey][]string{}
 	var fs []detect.Finding
 	var (
 		f   detect.Finding
@@ -141,7 +142,7 @@ func (l *ledger) views(ctx context.Context, prefix string) (map[string]view, []d
 		copy(g.ID[:], id)
 		g.Key = slices.Clone(key)
 		fs = append(fs, g)
-		k := ikey{f.Tenant, in}
+		k := incidenttest.IncidentKey{Tenant: f.Tenant, ID: in}
 		members[k] = append(members[k], g.ID.String())
 		return nil
 	}); err != nil {
@@ -150,7 +151,7 @@ func (l *ledger) views(ctx context.Context, prefix string) (map[string]view, []d
 	out := map[string]view{}
 	for k, ids := range members {
 		err := l.Act(ctx, func(tx incident.Tx) error {
-			ins, err := tx.Incidents(ctx, k.tenant, []incident.ID{k.id})
+			ins, err := tx.Incidents(ctx, k.Tenant, []incident.ID{k.ID})
 			if err != nil {
 				return err
 			}

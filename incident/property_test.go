@@ -15,6 +15,7 @@ import (
 
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/incident/incidenttest"
 )
 
 var testRules = []incident.Rule{
@@ -250,14 +251,14 @@ func viewOf(in incident.Incident, ids []string) view {
 	}
 }
 
-func (m *memory) views() map[string]view {
-	members := map[ikey][]string{}
-	for k, r := range m.findings {
-		members[ikey{k.tenant, r.Incident}] = append(members[ikey{k.tenant, r.Incident}], k.id.String())
+func views(m *incidenttest.Memory) map[string]view {
+	members := map[incidenttest.IncidentKey][]string{}
+	for k, r := range m.Findings {
+		members[incidenttest.IncidentKey{Tenant: k.Tenant, ID: r.Incident}] = append(members[incidenttest.IncidentKey{Tenant: k.Tenant, ID: r.Incident}], k.ID.String())
 	}
 	out := map[string]view{}
 	for k, ids := range members {
-		v := viewOf(m.incidents[k], ids)
+		v := viewOf(m.Incidents[k], ids)
 		out[v.Findings] = v
 	}
 	return out
@@ -268,7 +269,7 @@ func drain(ctx context.Context, a *incident.Assembler) error {
 	for {
 		n, err := a.Step(ctx)
 		switch {
-		case errors.Is(err, errKilled):
+		case errors.Is(err, incidenttest.ErrKilled):
 			if err := a.Acquire(ctx); err != nil {
 				return err
 			}
@@ -285,7 +286,7 @@ func drain(ctx context.Context, a *incident.Assembler) error {
 func TestSetsDoNotDependOnHistory(t *testing.T) {
 	ctx := context.Background()
 	rapid.Check(t, func(t *rapid.T) {
-		m := newMemory(testRules...)
+		m := incidenttest.New(testRules...)
 		floodKeys := rapid.SampledFrom([]int{2, 3, 4, 50}).Draw(t, "flood")
 		a, err := incident.New(incident.Options{
 			Ledger: m, Batch: rapid.IntRange(1, 8).Draw(t, "batch"), FloodKeys: floodKeys,
@@ -300,81 +301,81 @@ func TestSetsDoNotDependOnHistory(t *testing.T) {
 		}
 		for _, batch := range rapid.SliceOfN(rapid.SliceOfN(deltas, 1, 6), 1, 12).Draw(t, "batches") {
 			for _, d := range batch {
-				m.checkpoint(d.partition, d.Finding)
+				m.Checkpoint(d.partition, d.Finding)
 			}
-			m.kill = rapid.IntRange(-1, 40).Draw(t, "kill")
+			m.Kill = rapid.IntRange(-1, 40).Draw(t, "kill")
 			if rapid.Bool().Draw(t, "assemble") {
 				if err := drain(ctx, a); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
-		m.kill = -1
+		m.Kill = -1
 		if err := drain(ctx, a); err != nil {
 			t.Fatal(err)
 		}
 		var fs []detect.Finding
-		for _, r := range m.findings {
+		for _, r := range m.Findings {
 			fs = append(fs, r.Finding.Finding)
 		}
 		want := reference(fs, 30*time.Minute, 2*time.Hour, floodKeys)
-		if d := cmp.Diff(want, m.views()); d != "" {
+		if d := cmp.Diff(want, views(m)); d != "" {
 			t.Fatalf("incidents (-want +got):\n%s", d)
 		}
-		if err := m.consistent(); err != nil {
+		if err := consistent(m); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
 
 // consistent checks what must hold of incidents, audit and intents together.
-func (m *memory) consistent() error {
-	live := map[ikey]bool{}
-	for k, r := range m.findings {
-		live[ikey{k.tenant, r.Incident}] = true
+func consistent(m *incidenttest.Memory) error {
+	live := map[incidenttest.IncidentKey]bool{}
+	for k, r := range m.Findings {
+		live[incidenttest.IncidentKey{Tenant: k.Tenant, ID: r.Incident}] = true
 	}
-	opened, merged := map[ikey]int{}, map[ikey]int{}
-	for _, e := range m.audit {
+	opened, merged := map[incidenttest.IncidentKey]int{}, map[incidenttest.IncidentKey]int{}
+	for _, e := range m.Audit {
 		switch e.Action {
 		case incident.ActionOpened:
-			opened[ikey{e.Tenant, e.Incident}]++
+			opened[incidenttest.IncidentKey{Tenant: e.Tenant, ID: e.Incident}]++
 		case incident.ActionMerged:
-			merged[ikey{e.Tenant, e.Incident}]++
+			merged[incidenttest.IncidentKey{Tenant: e.Tenant, ID: e.Incident}]++
 		}
 	}
-	for k, in := range m.incidents {
+	for k, in := range m.Incidents {
 		if live[k] == (in.Status == incident.StatusMerged) {
-			return fmt.Errorf("%s is %s but live is %v", k.id, in.Status, live[k])
+			return fmt.Errorf("%s is %s but live is %v", k.ID, in.Status, live[k])
 		}
 		if opened[k] != 1 {
-			return fmt.Errorf("%s was opened %d times", k.id, opened[k])
+			return fmt.Errorf("%s was opened %d times", k.ID, opened[k])
 		}
-		all, told := m.intents[k]["all"]
+		all, told := m.Intents[k]["all"]
 		if !told {
-			return fmt.Errorf("%s was never told", k.id)
+			return fmt.Errorf("%s was never told", k.ID)
 		}
 		if all.Wanted != in.Version {
-			return fmt.Errorf("%s: wanted %d of %d", k.id, all.Wanted, in.Version)
+			return fmt.Errorf("%s: wanted %d of %d", k.ID, all.Wanted, in.Version)
 		}
 		want := incident.EventTrigger
 		if in.Status == incident.StatusMerged {
 			want = incident.EventResolve
 			if merged[k] != 1 {
-				return fmt.Errorf("%s was merged %d times", k.id, merged[k])
+				return fmt.Errorf("%s was merged %d times", k.ID, merged[k])
 			}
-			if into, ok := m.incidents[ikey{k.tenant, in.MergedInto}]; !ok || into.ID == in.ID {
-				return fmt.Errorf("%s was merged into nothing", k.id)
+			if into, ok := m.Incidents[incidenttest.IncidentKey{Tenant: k.Tenant, ID: in.MergedInto}]; !ok || into.ID == in.ID {
+				return fmt.Errorf("%s was merged into nothing", k.ID)
 			}
 		}
 		if all.Event != want {
-			return fmt.Errorf("%s is %s but its intent is to %s", k.id, in.Status, all.Event)
+			return fmt.Errorf("%s is %s but its intent is to %s", k.ID, in.Status, all.Event)
 		}
-		high, told := m.intents[k]["high"]
+		high, told := m.Intents[k]["high"]
 		if live[k] && in.Severity >= detect.LevelHigh && !told {
-			return fmt.Errorf("%s is %s but high was never told", k.id, in.Severity)
+			return fmt.Errorf("%s is %s but high was never told", k.ID, in.Severity)
 		}
 		if told && live[k] && in.Severity >= detect.LevelHigh && high.Wanted != in.Version {
-			return fmt.Errorf("%s: high wants %d of %d", k.id, high.Wanted, in.Version)
+			return fmt.Errorf("%s: high wants %d of %d", k.ID, high.Wanted, in.Version)
 		}
 	}
 	return nil

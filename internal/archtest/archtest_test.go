@@ -94,6 +94,7 @@ var houses = []struct {
 	{"detect", []string{"event", "stream"}, "detection is a function of the log: it knows neither where findings are kept nor who is told"},
 	{"detect/rules", nil, "the shipped rules are files, nothing more"},
 	{"incident", []string{"detect"}, "incidents are a function of findings: of detection only the finding is known, not how it came about"},
+	{"incident/incidenttest", []string{"incident", "detect"}, "it is a ledger of incidents, for tests"},
 	{"alerting", []string{"incident", "detect", "secret"}, "alerting tells people of incidents (whose severity is detect's); it decides nothing about them"},
 	{"api", []string{"incident", "alerting", "detect", "event", "secret"}, "the API shows what is there through interfaces of its own; it neither keeps nor detects"},
 	{
@@ -124,6 +125,7 @@ var alone = []struct {
 }{
 	{"storage/dbsqlc", []string{"storage"}, "generated queries are storage's own; others ask storage"},
 	{"storage/pgtest", nil, "it is for tests"},
+	{"incident/incidenttest", nil, "it is for tests"},
 	{"storage/localpg", []string{"storage/pgtest", "cmd", "internal", "bench"}, "only `vedette dev` and tests run a Postgres of their own"},
 	{"stream/devbroker", []string{"cmd", "app", "internal", "bench"}, "only `vedette dev` and tests run a broker of their own"},
 	{"storage", []string{"app", "cmd", "internal", "bench", "storage/pgtest"}, "decisions do not depend on where things are kept: declare an interface"},
