@@ -113,7 +113,12 @@ func New(rules ...incident.Rule) *Memory {
 
 // Checkpoint commits deltas as correlate does.
 func (m *Memory) Checkpoint(partition int32, deltas ...detect.Finding) {
-	m.numbers[partition]++
+	m.CheckpointAs(partition, m.numbers[partition]+1, deltas...)
+}
+
+// CheckpointAs commits deltas as the checkpoint of that number.
+func (m *Memory) CheckpointAs(partition int32, number int64, deltas ...detect.Finding) {
+	m.numbers[partition] = max(m.numbers[partition], number)
 	for _, d := range deltas {
 		k := FindingKey{d.Tenant, d.ID}
 		r, ok := m.Findings[k]
@@ -122,7 +127,7 @@ func (m *Memory) Checkpoint(partition int32, deltas ...detect.Finding) {
 		} else {
 			r.Finding.Finding = merge(r.Finding.Finding, d)
 		}
-		r.partition, r.number = partition, m.numbers[partition]
+		r.partition, r.number = partition, number
 		m.Findings[k] = r
 	}
 }
@@ -141,11 +146,24 @@ func merge(f, d detect.Finding) detect.Finding {
 	return f
 }
 
+// Pending is how many findings changed and were not assembled since.
+func (m *Memory) Pending() int {
+	n := 0
+	for _, r := range m.Findings {
+		if r.number > m.cursors[r.partition] {
+			n++
+		}
+	}
+	return n
+}
+
+// AcquireAssembler implements [incident.Ledger], as Assemble and Act do.
 func (m *Memory) AcquireAssembler(context.Context, int32) (int64, error) {
 	m.epoch++
 	return m.epoch, nil
 }
 
+// Assemble implements [incident.Ledger].
 func (m *Memory) Assemble(ctx context.Context, _ int32, epoch int64, f func(incident.Tx) error) error {
 	if epoch != m.epoch {
 		return incident.ErrFenced
@@ -153,6 +171,7 @@ func (m *Memory) Assemble(ctx context.Context, _ int32, epoch int64, f func(inci
 	return m.Act(ctx, f)
 }
 
+// Act implements [incident.Ledger].
 func (m *Memory) Act(_ context.Context, f func(incident.Tx) error) error {
 	tx := &tx{state: m.clone(), m: m}
 	if err := f(tx); err != nil {
