@@ -377,7 +377,7 @@ func TestRunEndsWithContextAndWhenFenced(t *testing.T) {
 
 // failing is a ledger that cannot be written for a while.
 type failing struct {
-	*memory
+	*incidenttest.Memory
 	mu     sync.Mutex
 	broken error
 }
@@ -394,14 +394,14 @@ func (f *failing) Assemble(ctx context.Context, shard int32, epoch int64, do fun
 	if f.broken != nil {
 		return f.broken
 	}
-	return f.memory.Assemble(ctx, shard, epoch, do)
+	return f.Memory.Assemble(ctx, shard, epoch, do)
 }
 
 // TestStateIsTold: that findings are not assembled is told with the reason, and that
 // they are again; an assembler that ends has nothing more to tell.
 func TestStateIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ledger := &failing{memory: newMemory()}
+		ledger := &failing{Memory: incidenttest.New()}
 		var mu sync.Mutex
 		var state error
 		told := func() error {
