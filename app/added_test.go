@@ -2,12 +2,12 @@ package app_test
 
 import (
 	"bytes"
-	"fmt"
 	"testing"
 	"time"
 
 	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/event"
+	"github.com/vedette-sec/vedette/internal/servicetest"
 	"github.com/vedette-sec/vedette/stream"
 )
 
@@ -17,8 +17,8 @@ import (
 func TestPartitionsAdded(t *testing.T) {
 	t.Parallel()
 	s := startIn(t, app.Timing{Widen: 300 * time.Millisecond})
-	defer func() { s.app.Stop() }()
-	c, err := stream.NewClient(stream.Config{Brokers: s.cfg.Kafka.Brokers, MetadataAge: 100 * time.Millisecond})
+	defer func() { s.App.Stop() }()
+	c, err := stream.NewClient(stream.Config{Brokers: s.Config.Kafka.Brokers, MetadataAge: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,16 +33,16 @@ func TestPartitionsAdded(t *testing.T) {
 			t.Fatal(err)
 		}
 		var recs []stream.Record
-		for line := range bytes.Lines(refusals(40, ip, time.Now().Add(-10*time.Minute))) {
+		for line := range bytes.Lines(servicetest.Refusals(40, ip, time.Now().Add(-10*time.Minute))) {
 			rec, err := stream.EncodeLog(&stream.LogMessage{
-				Tenant: s.cfg.Tenant, Type: string(event.TypeAPIGateway), Origin: "test", Value: bytes.TrimSpace(line),
+				Tenant: s.Config.Tenant, Type: string(event.TypeAPIGateway), Origin: "test", Value: bytes.TrimSpace(line),
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			recs = append(recs, rec)
 		}
-		s.eventually("the partition is there to be written", func() bool {
+		s.Eventually("the partition is there to be written", func() bool {
 			at, err := producer.Produce(t.Context(), p, recs)
 			if err == nil && at != 0 {
 				t.Fatalf("partition %d was written before, up to %d: the test tests nothing", p, at)
@@ -50,39 +50,27 @@ func TestPartitionsAdded(t *testing.T) {
 			return err == nil
 		})
 	}
-	found := func(n int) {
-		t.Helper()
-		s.eventually(fmt.Sprintf("%d incidents with all their events", n), func() bool {
-			list := s.incidents()
-			for _, in := range list {
-				if in.Count != 40 {
-					return false
-				}
-			}
-			return len(list) == n
-		})
-	}
 	ticked := func(p int32, least int64) {
 		t.Helper()
-		s.eventually("the new partition is ticked", func() bool {
+		s.Eventually("the new partition is ticked", func() bool {
 			_, end, err := c.Bounds(t.Context(), stream.TopicLogs, p)
 			return err == nil && end > least
 		})
 	}
 	add(2, "203.0.113.1")
-	found(1)
+	s.Found(1, 40)
 	ticked(2, 41)
 
-	s.app.Stop()
+	s.App.Stop()
 	add(3, "203.0.113.2")
-	s.boot()
-	found(2)
+	s.Boot()
+	s.Found(2, 40)
 	ticked(3, 41) // the records, the generation, ticks
 
 	// The count that was configured is the least.
-	s.app.Stop()
-	s.cfg.Kafka.LogsPartitions = 5
-	s.boot()
+	s.App.Stop()
+	s.Config.Kafka.LogsPartitions = 5
+	s.Boot()
 	ticked(4, 1)
 	if n, err := c.Partitions(t.Context(), stream.TopicLogs); err != nil || n != 5 {
 		t.Errorf("%d partitions (%v), want 5 as configured", n, err)

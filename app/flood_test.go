@@ -15,6 +15,7 @@ import (
 	"github.com/vedette-sec/vedette/api"
 	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/internal/servicetest"
 	"github.com/vedette-sec/vedette/secret"
 )
 
@@ -48,22 +49,21 @@ func TestSlowReceiver(t *testing.T) {
 			Name: "slow", Type: "webhook", URL: secret.String(slow.URL), Key: "another-key-of-enough-length-is-this", MinSeverity: "medium",
 		})
 	})
-	defer func() { s.app.Stop() }()
-	o := &outage{system: s, t: t}
+	defer func() { s.App.Stop() }()
 	for i := range 5 {
 		ip := fmt.Sprintf("203.0.113.%d", 100+i)
-		if code, b := s.do("POST", "/v1/logs", api.ScopeIngest, refusals(40, ip, time.Now().Add(-10*time.Minute))); code != 202 {
+		if code, b := s.Do("POST", "/v1/logs", api.ScopeIngest, servicetest.Refusals(40, ip, time.Now().Add(-10*time.Minute))); code != 202 {
 			t.Fatalf("push: %d %s", code, b)
 		}
 		// One after the other, so that each would wait for the one before.
-		s.eventually("the other receiver is told", func() bool { return s.hooked(ip) })
+		s.Eventually("the other receiver is told", func() bool { return s.Receiver.Told(ip) })
 	}
-	if code, b := s.do("GET", "/readyz", "", nil); code != 200 {
+	if code, b := s.Do("GET", "/readyz", "", nil); code != 200 {
 		t.Errorf("a slow receiver is no reason not to be ready: %d %s", code, b)
 	}
-	s.eventually("the age of what is undelivered is told", func() bool { return o.metric("vedette_notifications_oldest_undelivered_seconds") > 0 })
+	s.Eventually("the age of what is undelivered is told", func() bool { return s.Metric("vedette_notifications_oldest_undelivered_seconds") > 0 })
 	answer()
-	s.eventually("the slow receiver is told of all", func() bool {
+	s.Eventually("the slow receiver is told of all", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		all := strings.Join(told, "\n")
@@ -96,34 +96,31 @@ detection:
 	s := start(t, func(c *config.Config) {
 		c.Rules.Shipped, c.Rules.Paths = false, []string{dir}
 	})
-	defer s.app.Stop()
+	defer s.App.Stop()
 	from := time.Now().Add(-10 * time.Minute).Truncate(time.Hour)
 	const bodies, lines = 20, 250
 	for i := range bodies {
-		if code, b := s.do("POST", "/v1/logs", api.ScopeIngest, refusals(lines, fmt.Sprintf("203.0.113.%d", i%3), from.Add(time.Duration(i)*time.Second))); code != 202 {
+		if code, b := s.Do("POST", "/v1/logs", api.ScopeIngest, servicetest.Refusals(lines, fmt.Sprintf("203.0.113.%d", i%3), from.Add(time.Duration(i)*time.Second))); code != 202 {
 			t.Fatalf("push: %d %s", code, b)
 		}
 	}
-	o := &outage{system: s, t: t}
 	var counted int64
-	s.eventually("every event is counted", func() bool {
+	s.Eventually("every event is counted", func() bool {
 		counted = 0
-		for _, in := range s.incidents() {
+		for _, in := range s.Incidents() {
 			counted += in.Count
 		}
 		return counted == bodies*lines
 	})
-	if n := len(s.incidents()); n > 3 {
+	if n := len(s.Incidents()); n > 3 {
 		t.Errorf("%d incidents, want one for each of the three addresses at most", n)
 	}
-	if n := o.metric("vedette_storage_finding_rows_total"); n > bodies*lines/10 {
+	if n := s.Metric("vedette_storage_finding_rows_total"); n > bodies*lines/10 {
 		t.Errorf("%v rows of findings were written for %d events", n, bodies*lines)
 	}
-	s.eventually("the receiver is told", func() bool { return s.hooked("trigger") })
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.hooks) > bodies {
-		t.Errorf("the receiver was told %d times", len(s.hooks))
+	s.Eventually("the receiver is told", func() bool { return s.Receiver.Told("trigger") })
+	if n := len(s.Receiver.Bodies()); n > bodies {
+		t.Errorf("the receiver was told %d times", n)
 	}
 }
 
@@ -152,36 +149,33 @@ correlation: {type: event_count, rules: [any_request], group-by: [src_endpoint.i
 		t.Fatal(err)
 	}
 	s := start(t, func(c *config.Config) { c.Rules.Shipped, c.Rules.Paths = false, []string{dir} })
-	defer func() { s.app.Stop() }()
-	o := &outage{system: s, t: t}
+	defer func() { s.App.Stop() }()
 	const keys = 2000
 	from := time.Now().Add(-30 * time.Minute).Truncate(5 * time.Minute)
 	var body []byte
 	for i := range keys {
-		body = append(body, refusals(1, fmt.Sprintf("198.18.%d.%d", i/250, i%250), from)...)
+		body = append(body, servicetest.Refusals(1, fmt.Sprintf("198.18.%d.%d", i/250, i%250), from)...)
 	}
-	if code, b := s.do("POST", "/v1/logs", api.ScopeIngest, body); code != 202 {
+	if code, b := s.Do("POST", "/v1/logs", api.ScopeIngest, body); code != 202 {
 		t.Fatalf("push: %d %s", code, b)
 	}
-	s.eventually("one open incident counts every event", func() bool {
-		var open []incident
-		for _, in := range s.incidents() {
+	s.Eventually("one open incident counts every event", func() bool {
+		var open []servicetest.Incident
+		for _, in := range s.Incidents() {
 			if in.Status == "open" {
 				open = append(open, in)
 			}
 		}
 		return len(open) == 1 && open[0].Count == keys
 	})
-	if !o.ready("") {
+	if !s.Ready("") {
 		t.Error("it is not ready")
 	}
-	if n := o.metric("vedette_storage_finding_rows_total"); n > 2*keys {
+	if n := s.Metric("vedette_storage_finding_rows_total"); n > 2*keys {
 		t.Errorf("%v rows of findings were written for %d keys", n, keys)
 	}
-	s.eventually("the receiver is told", func() bool { return s.hooked("trigger") })
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if limit := keys / 4; len(s.hooks) > limit {
-		t.Errorf("the receiver was told %d times of %d keys", len(s.hooks), keys)
+	s.Eventually("the receiver is told", func() bool { return s.Receiver.Told("trigger") })
+	if n := len(s.Receiver.Bodies()); n > keys/4 {
+		t.Errorf("the receiver was told %d times of %d keys", n, keys)
 	}
 }

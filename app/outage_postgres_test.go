@@ -39,15 +39,15 @@ func TestPostgresAway(t *testing.T) {
 			t.Error("there was no connection to end")
 		}
 		before, _ := o.sent()
-		o.eventually("pushes go on", func() bool { now, _ := o.sent(); return now > before+1 })
+		o.Eventually("pushes go on", func() bool { now, _ := o.sent(); return now > before+1 })
 	}
 
 	for name, fail := range map[string]func(){"cut": p.cut, "hung": p.hang} {
 		fail()
-		o.eventually(name+": readiness names Postgres", func() bool { return o.ready("postgres") })
+		o.Eventually(name+": readiness names Postgres", func() bool { return o.Ready("postgres") })
 		o.alive()
 		p.heal()
-		o.eventually(name+": ready again", func() bool { return o.ready("") })
+		o.Eventually(name+": ready again", func() bool { return o.Ready("") })
 	}
 	o.settle()
 }
@@ -62,10 +62,10 @@ func TestPostgresFull(t *testing.T) {
 	disk.fill(t)
 	began := time.Now()
 	failures := func() float64 {
-		return o.metric("vedette_storage_retries_total") + o.metric("vedette_assembler_failures_total")
+		return o.Metric("vedette_storage_retries_total") + o.Metric("vedette_assembler_failures_total")
 	}
 	before := failures()
-	o.eventually("readiness tells, although Postgres answers", func() bool { return o.ready("postgres") })
+	o.Eventually("readiness tells, although Postgres answers", func() bool { return o.Ready("postgres") })
 	if took := time.Since(began); took > tellWithin {
 		t.Errorf("readiness told after %v", took)
 	}
@@ -101,7 +101,7 @@ func TestPostgresTakesNoWrites(t *testing.T) {
 	name := pgx.Identifier{admin.Config().Database}.Sanitize()
 	run("ALTER DATABASE " + name + " SET default_transaction_read_only = on")
 	run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
-	o.eventually("readiness names Postgres", func() bool { return o.ready("postgres") })
+	o.Eventually("readiness names Postgres", func() bool { return o.Ready("postgres") })
 	o.alive()
 	run("ALTER DATABASE " + name + " RESET default_transaction_read_only")
 	o.settle() // nobody ends connections this time

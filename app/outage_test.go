@@ -16,6 +16,7 @@ import (
 	"github.com/vedette-sec/vedette/api"
 	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/internal/servicetest"
 	"github.com/vedette-sec/vedette/secret"
 )
 
@@ -47,15 +48,15 @@ func beset(t *testing.T, tweaks ...func(*config.Config)) *outage {
 	o.system = startIn(t, app.Timing{Leave: besetLeave}, append(tweaks, func(c *config.Config) {
 		c.Collect.Files = []config.FileSource{{Name: "files", Paths: []string{o.logs}, Poll: 50 * time.Millisecond}}
 	})...)
-	t.Cleanup(o.app.Stop)
+	t.Cleanup(o.App.Stop)
 	ctx, cancel := context.WithCancel(t.Context())
 	o.cancel = cancel
 	o.done.Go(func() { o.push(ctx) })
 	o.done.Go(func() { o.file(ctx) })
 	t.Cleanup(func() { cancel(); o.done.Wait() })
-	o.eventually("the service is ready and its traffic flows", func() bool {
+	o.Eventually("the service is ready and its traffic flows", func() bool {
 		pushed, filed := o.sent()
-		return o.ready("") && pushed > 0 && filed > 0
+		return o.Ready("") && pushed > 0 && filed > 0
 	})
 	return o
 }
@@ -66,7 +67,7 @@ const addresses = 12
 
 // body is what one address does, enough for one incident of forty events.
 func (o *outage) body(kind byte, i int) []byte {
-	return refusals(40, fmt.Sprintf("203.0.%d.%d", kind, i%addresses), o.from)
+	return servicetest.Refusals(40, fmt.Sprintf("203.0.%d.%d", kind, i%addresses), o.from)
 }
 
 // push sends bodies one after the other, each until it is acknowledged, as clients
@@ -76,11 +77,11 @@ func (o *outage) push(ctx context.Context) {
 	for i := 0; ctx.Err() == nil; i++ {
 		b := o.body(113, i)
 		for ctx.Err() == nil {
-			req, err := http.NewRequestWithContext(ctx, "POST", "http://"+o.app.Addr()+"/v1/logs", bytes.NewReader(b))
+			req, err := http.NewRequestWithContext(ctx, "POST", "http://"+o.App.Addr()+"/v1/logs", bytes.NewReader(b))
 			if err != nil {
 				panic(err)
 			}
-			req.Header.Set("Authorization", "Bearer "+o.tokens[api.ScopeIngest])
+			req.Header.Set("Authorization", "Bearer "+o.Token(api.ScopeIngest))
 			res, err := client.Do(req)
 			if err != nil {
 				if ctx.Err() == nil {
@@ -153,20 +154,10 @@ func (o *outage) refused() int {
 	return o.codes[503] + o.codes[429]
 }
 
-// ready reports whether /readyz says that all is well or, given a name, that this
-// is what fails.
-func (o *outage) ready(failing string) bool {
-	code, b := o.do("GET", "/readyz", "", nil)
-	if failing == "" {
-		return code == 200
-	}
-	return code == 503 && strings.Contains(string(b), fmt.Sprintf("%q:\"failing\"", failing))
-}
-
 // alive checks what has to hold whatever is away.
 func (o *outage) alive() {
 	o.t.Helper()
-	if code, _ := o.do("GET", "/healthz", "", nil); code != 200 {
+	if code, _ := o.Do("GET", "/healthz", "", nil); code != 200 {
 		o.t.Errorf("healthz: %d", code)
 	}
 }
@@ -176,9 +167,9 @@ func (o *outage) alive() {
 // all its events, each of which the receiver was told of.
 func (o *outage) settle() {
 	o.t.Helper()
-	o.eventually("ready again", func() bool { return o.ready("") })
+	o.Eventually("ready again", func() bool { return o.Ready("") })
 	before, _ := o.sent()
-	o.eventually("pushes are taken again", func() bool { now, _ := o.sent(); return now > before })
+	o.Eventually("pushes are taken again", func() bool { now, _ := o.sent(); return now > before })
 	o.cancel()
 	o.done.Wait()
 	pushed, filed := o.sent()
@@ -189,9 +180,9 @@ func (o *outage) settle() {
 	for i := range min(filed, addresses) {
 		want[fmt.Sprintf("203.0.114.%d", i)] = true
 	}
-	o.eventually(fmt.Sprintf("%d incidents with all their events, and nothing else but of the body being sent at the end", len(want)), func() bool {
+	o.Eventually(fmt.Sprintf("%d incidents with all their events, and nothing else but of the body being sent at the end", len(want)), func() bool {
 		found := map[string]int64{}
-		for _, in := range o.incidents() {
+		for _, in := range o.Incidents() {
 			for ip := range strings.FieldsSeq(in.Title) {
 				if strings.HasPrefix(ip, "203.0.") {
 					found[ip] = in.Count
@@ -205,9 +196,9 @@ func (o *outage) settle() {
 		}
 		return len(found) <= len(want)+1
 	})
-	o.eventually("the receiver is told of each", func() bool {
+	o.Eventually("the receiver is told of each", func() bool {
 		for ip := range want {
-			if !o.hooked(ip+`"`) && !o.hooked(ip+" ") {
+			if !o.Receiver.Told(ip+`"`) && !o.Receiver.Told(ip+" ") {
 				return false
 			}
 		}
@@ -226,34 +217,15 @@ func TestKafkaAway(t *testing.T) {
 	t.Parallel()
 	o := beset(t)
 	o.broker.Close()
-	o.eventually("readiness names Kafka", func() bool { return o.ready("kafka") })
-	o.eventually("pushes are refused", func() bool { return o.refused() > 2 })
-	o.eventually("that files cannot be appended is counted", func() bool { return o.metric("vedette_file_errors_total") > 0 })
+	o.Eventually("readiness names Kafka", func() bool { return o.Ready("kafka") })
+	o.Eventually("pushes are refused", func() bool { return o.refused() > 2 })
+	o.Eventually("that files cannot be appended is counted", func() bool { return o.Metric("vedette_file_errors_total") > 0 })
 	o.alive()
-	if n := o.metric("vedette_produce_errors_total"); n == 0 {
+	if n := o.Metric("vedette_produce_errors_total"); n == 0 {
 		t.Error("failed produces are not counted")
 	}
-	o.startBroker()
+	o.startBroker(t)
 	o.settle()
-}
-
-// metric sums the samples of a metric.
-func (o *outage) metric(name string) float64 {
-	o.t.Helper()
-	fs, err := o.app.Metrics().Gather()
-	if err != nil {
-		o.t.Fatal(err)
-	}
-	sum := 0.0
-	for _, f := range fs {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
-		}
-	}
-	return sum
 }
 
 // TestStopInAnOutage: whatever is away, the service ends within a bounded time.
@@ -277,11 +249,11 @@ func TestStopInAnOutage(t *testing.T) {
 				name = "kafka"
 			}
 			fail(o, p)
-			o.eventually("readiness tells", func() bool { return o.ready(name) })
+			o.Eventually("readiness tells", func() bool { return o.Ready(name) })
 			o.cancel()
 			o.done.Wait()
 			began := time.Now()
-			o.app.Stop()
+			o.App.Stop()
 			if took := time.Since(began); took > stopWithin {
 				t.Errorf("stopping took %v", took)
 			}

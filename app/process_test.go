@@ -17,6 +17,7 @@ import (
 	"github.com/vedette-sec/vedette/api"
 	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/internal/servicetest"
 	"github.com/vedette-sec/vedette/secret"
 )
 
@@ -70,27 +71,27 @@ type process struct {
 
 // spawn starts one with s's configuration.
 func (s *system) spawn(roles ...app.Role) *process {
-	s.t.Helper()
-	r := s.cfg.Alerting.Receivers[0]
-	env, err := json.Marshal(childService{Config: *s.cfg, Roles: roles, Secret: map[string]string{
-		"dsn": s.cfg.Postgres.DSN.Reveal(), "url": r.URL.Reveal(), "key": r.Key.Reveal(),
+	s.T.Helper()
+	r := s.Config.Alerting.Receivers[0]
+	env, err := json.Marshal(childService{Config: *s.Config, Roles: roles, Secret: map[string]string{
+		"dsn": s.Config.Postgres.DSN.Reveal(), "url": r.URL.Reveal(), "key": r.Key.Reveal(),
 	}})
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
-	p := &process{cmd: exec.CommandContext(s.t.Context(), os.Args[0])}
+	p := &process{cmd: exec.CommandContext(s.T.Context(), os.Args[0])}
 	p.cmd.Env = append(os.Environ(), childEnv+"="+string(env))
 	p.cmd.Stderr = os.Stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	if err := p.cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		s.t.Fatalf("child did not start: %v", err)
+		s.T.Fatalf("child did not start: %v", err)
 	}
 	p.addr = strings.TrimSpace(line)
 	return p
@@ -98,15 +99,15 @@ func (s *system) spawn(roles ...app.Role) *process {
 
 // metric tells whether a process shows a line in its metrics.
 func (s *system) metric(addr, line string) bool {
-	s.t.Helper()
+	s.T.Helper()
 	res, err := http.Get("http://" + addr + "/metrics")
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	return strings.Contains(string(b), line+"\n")
 }
@@ -119,33 +120,25 @@ func TestActiveAlertKilled(t *testing.T) {
 	}
 	t.Parallel()
 	s := start(t)
-	s.app.Stop()
-	a, err := app.Start(context.Background(), app.Options{
-		Config: s.cfg, Roles: []app.Role{app.Match, app.Correlate, app.API}, Logger: discard, Version: "test",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.app = a
-	defer a.Stop()
+	s.App.Stop()
+	s.App = s.Run(app.Match, app.Correlate, app.API)
+	defer s.App.Stop()
 
 	const active = `vedette_active{lease="assemble"} 1`
 	first := s.spawn(app.Alert, app.API)
-	s.eventually("the first assembles", func() bool { return s.metric(first.addr, active) })
+	s.Eventually("the first assembles", func() bool { return s.metric(first.addr, active) })
 	second := s.spawn(app.Alert, app.API)
 	push := func(ip string) {
 		t.Helper()
-		if code, b := s.do("POST", "/v1/logs", api.ScopeIngest, refusals(40, ip, time.Now().Add(-10*time.Minute))); code != 202 {
+		if code, b := s.Do("POST", "/v1/logs", api.ScopeIngest, servicetest.Refusals(40, ip, time.Now().Add(-10*time.Minute))); code != 202 {
 			t.Fatalf("push: %d %s", code, b)
 		}
 	}
 	told := func(n int) bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return len(s.hooks) >= n
+		return len(s.Receiver.Bodies()) >= n
 	}
 	push("203.0.113.1")
-	s.eventually("one incident, told", func() bool { return len(s.incidents()) == 1 && told(1) })
+	s.Eventually("one incident, told", func() bool { return len(s.Incidents()) == 1 && told(1) })
 	if s.metric(second.addr, active) {
 		t.Error("both assemble")
 	}
@@ -158,7 +151,7 @@ func TestActiveAlertKilled(t *testing.T) {
 	}
 	killed := time.Now()
 	push("203.0.113.2")
-	s.eventually("another incident, told", func() bool { return len(s.incidents()) == 2 && told(2) })
+	s.Eventually("another incident, told", func() bool { return len(s.Incidents()) == 2 && told(2) })
 	// The lease lasts 8 s, it is looked at every 2 s; the rest is a loaded machine's.
 	if took := time.Since(killed); took > 25*time.Second {
 		t.Errorf("the other went on after %v", took)
@@ -172,10 +165,8 @@ func TestActiveAlertKilled(t *testing.T) {
 	if err := second.cmd.Wait(); err != nil {
 		t.Errorf("the second, told to stop: %v", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	asNew := map[string]int{} // by incident: how often the receiver was told as of something new
-	for _, h := range s.hooks {
+	for _, h := range s.Receiver.Bodies() {
 		var body struct {
 			Update   bool
 			Incident struct{ ID string }

@@ -124,7 +124,7 @@ var alone = []struct {
 	why string
 }{
 	{"storage/dbsqlc", []string{"storage"}, "generated queries are storage's own; others ask storage"},
-	{"storage/pgtest", nil, "it is for tests"},
+	{"storage/pgtest", []string{"internal"}, "it is for tests, and what they share"},
 	{"incident/incidenttest", nil, "it is for tests"},
 	{"storage/localpg", []string{"storage/pgtest", "cmd", "internal", "bench"}, "only `vedette dev` and tests run a Postgres of their own"},
 	{"stream/devbroker", []string{"cmd", "app", "internal", "bench"}, "only `vedette dev` and tests run a broker of their own"},

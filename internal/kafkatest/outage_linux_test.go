@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vedette-sec/vedette/internal/kafkatest"
+	"github.com/vedette-sec/vedette/internal/servicetest"
 )
 
 // TestHungAndFullKafka: a broker that says nothing for longer than every deadline,
@@ -23,32 +23,14 @@ func TestHungAndFullKafka(t *testing.T) {
 		"log.dirs": filepath.Join(dir, "data"), "log.segment.bytes": "4194304",
 	}})
 	s := newService(t, k)
-	defer func() { s.app.Stop() }()
+	defer func() { s.App.Stop() }()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	ready := func(want int) func() bool {
-		return func() bool {
-			code, _ := s.do("GET", "/readyz", "", nil)
-			return code == want
-		}
-	}
-	found := func(n int) {
-		t.Helper()
-		s.eventually(fmt.Sprintf("%d incidents with all their events", n), func() bool {
-			list := s.incidents()
-			for _, in := range list {
-				if in.Count != 40 {
-					return false
-				}
-			}
-			return len(list) == n
-		})
-	}
 	n := 0
 	push := func() {
 		t.Helper()
 		n++
-		if err := s.push(ctx, refusals(40, fmt.Sprintf("203.0.113.%d", n), time.Now().Add(-8*time.Minute))); err != nil {
+		if err := s.Push(ctx, s.App.Addr, servicetest.Refusals(40, fmt.Sprintf("203.0.113.%d", n), time.Now().Add(-8*time.Minute))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -58,10 +40,10 @@ func TestHungAndFullKafka(t *testing.T) {
 		push()
 		begin()
 		n++
-		lines := refusals(40, fmt.Sprintf("203.0.113.%d", n), time.Now().Add(-8*time.Minute))
+		lines := servicetest.Refusals(40, fmt.Sprintf("203.0.113.%d", n), time.Now().Add(-8*time.Minute))
 		pushed := make(chan error, 1)
-		go func() { pushed <- s.push(ctx, lines) }()
-		s.eventually("it is not ready", ready(http.StatusServiceUnavailable))
+		go func() { pushed <- s.Push(ctx, s.App.Addr, lines) }()
+		s.Eventually("it is not ready", func() bool { return s.Ready("kafka") })
 		select {
 		case err := <-pushed:
 			t.Errorf("a push was answered by %v while nothing could be written", err)
@@ -73,8 +55,8 @@ func TestHungAndFullKafka(t *testing.T) {
 			t.Fatal(err)
 		}
 		push()
-		found(n)
-		s.eventually("it is ready again", ready(http.StatusOK))
+		s.Found(n, 40)
+		s.Eventually("it is ready again", func() bool { return s.Ready("") })
 	}
 	beset(func() { k.Pause(1) }, func() { k.Resume(1) })
 
