@@ -19,6 +19,7 @@ import (
 	"github.com/vedette-sec/vedette/api"
 	"github.com/vedette-sec/vedette/app"
 	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/internal/servicetest"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/metrics.md")
@@ -166,19 +167,19 @@ func TestMetricsReference(t *testing.T) {
 	s := start(t, func(c *config.Config) {
 		c.Collect.Files = []config.FileSource{{Name: "files", Paths: []string{t.TempDir()}}}
 	})
-	s.app.Stop()
-	a, err := app.Start(t.Context(), app.Options{Config: s.cfg, Logger: discard, Version: "test", Registry: registry})
+	s.App.Stop()
+	a, err := app.Start(t.Context(), app.Options{Config: s.Config, Logger: discard, Version: "test", Registry: registry})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.app = a
+	s.App = a
 	t.Cleanup(a.Stop)
 	// Something to hold in windows: what tells of that has no type before.
-	if code, b := s.do("POST", "/v1/logs", api.ScopeIngest, refusals(1, "203.0.113.9", time.Now())); code != 202 {
+	if code, b := s.Do("POST", "/v1/logs", api.ScopeIngest, servicetest.Refusals(1, "203.0.113.9", time.Now())); code != 202 {
 		t.Fatalf("push: %d %s", code, b)
 	}
 	var ms []metric
-	s.eventually("every metric has a type", func() bool {
+	s.Eventually("every metric has a type", func() bool {
 		ms = registry.ours(t)
 		return !slices.ContainsFunc(ms, func(m metric) bool { return m.kind == "" })
 	})
