@@ -12,6 +12,7 @@ import (
 
 	"github.com/vedette-sec/vedette/api"
 	"github.com/vedette-sec/vedette/config"
+	"github.com/vedette-sec/vedette/internal/servicetest"
 	"github.com/vedette-sec/vedette/secret"
 	"github.com/vedette-sec/vedette/tracing/tracingtest"
 )
@@ -28,12 +29,12 @@ func TestTraces(t *testing.T) {
 		cfg.Collect.Files = []config.FileSource{{Name: "local", Paths: []string{logs}, Poll: 50 * time.Millisecond}}
 	})
 	const trace, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.app.Addr()+"/v1/logs",
-		bytes.NewReader(refusals(40, "203.0.113.9", time.Now().Add(-10*time.Minute))))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.App.Addr()+"/v1/logs",
+		bytes.NewReader(servicetest.Refusals(40, "203.0.113.9", time.Now().Add(-10*time.Minute))))
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("Authorization", "Bearer "+s.tokens[api.ScopeIngest])
+	req.Header.Set("Authorization", "Bearer "+s.Token(api.ScopeIngest))
 	req.Header.Set("traceparent", "00-"+trace+"-"+caller+"-01")
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -43,25 +44,25 @@ func TestTraces(t *testing.T) {
 	if res.StatusCode != http.StatusAccepted {
 		t.Fatalf("push: %s", res.Status)
 	}
-	var in incident
-	s.eventually("an incident", func() bool {
-		list := s.incidents()
+	var in servicetest.Incident
+	s.Eventually("an incident", func() bool {
+		list := s.Incidents()
 		if len(list) == 1 && list[0].Count == 40 {
 			in = list[0]
 			return true
 		}
 		return false
 	})
-	s.eventually("the receiver is told", func() bool { return s.hooked(in.ID, "trigger") })
-	if err := os.WriteFile(filepath.Join(logs, "access.json"), refusals(5, "203.0.113.10", time.Now().Add(-5*time.Minute)), 0o600); err != nil {
+	s.Eventually("the receiver is told", func() bool { return s.Receiver.Told(in.ID, "trigger") })
+	if err := os.WriteFile(filepath.Join(logs, "access.json"), servicetest.Refusals(5, "203.0.113.10", time.Now().Add(-5*time.Minute)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually("the file is collected", func() bool {
+	s.Eventually("the file is collected", func() bool {
 		return slices.ContainsFunc(c.Spans(), func(sp tracingtest.Span) bool { return sp.Name == "collect page" })
 	})
-	s.do("PATCH", "/v1/incidents/"+in.ID, api.ScopeWrite, []byte(`{"status":"resolved"}`))
-	s.do("GET", "/readyz", "", nil)
-	s.app.Stop()
+	s.Do("PATCH", "/v1/incidents/"+in.ID, api.ScopeWrite, []byte(`{"status":"resolved"}`))
+	s.Do("GET", "/readyz", "", nil)
+	s.App.Stop()
 
 	spans := c.Spans()
 	one := func(what string, ok func(*tracingtest.Span) bool) *tracingtest.Span {
@@ -129,7 +130,7 @@ func TestTraces(t *testing.T) {
 		}
 	}
 	bodies, _, _ := c.Bytes()
-	secrets := []string{canary, "203.0.113.", key, "a-signing-key-of-enough-length", s.tokens[api.ScopeIngest], s.tokens[api.ScopeWrite]}
+	secrets := []string{canary, "203.0.113.", key, "a-signing-key-of-enough-length", s.Token(api.ScopeIngest), s.Token(api.ScopeWrite)}
 	for _, secret := range secrets {
 		if bytes.Contains(bodies, []byte(secret)) {
 			t.Errorf("the traces hold %q", secret)
