@@ -282,6 +282,7 @@ func KafkaConfig(k config.Kafka) stream.Config {
 				TokenFile: o.TokenFile, TokenURL: o.TokenURL, ClientID: o.ClientID, ClientSecret: o.ClientSecret,
 				Scope: o.Scope, CAFile: o.CAFile, Extensions: o.Extensions,
 			},
+			MSK: stream.MSKConfig{Region: k.SASL.MSK.Region},
 		},
 	}
 }

@@ -80,10 +80,17 @@ type Kafka struct {
 
 // SASL signs in to Kafka.
 type SASL struct {
-	Mechanism string        `yaml:"mechanism"` // plain, scram-sha-256, scram-sha-512 or oauthbearer; empty for none
+	Mechanism string        `yaml:"mechanism"` // plain, scram-sha-256, scram-sha-512, oauthbearer or aws_msk_iam; empty for none
 	Username  string        `yaml:"username"`
 	Password  secret.String `yaml:"password"`
 	OAuth     OAuth         `yaml:"oauth"` // for oauthbearer
+	MSK       MSK           `yaml:"msk"`
+}
+
+// MSK is for aws_msk_iam, which needs kafka.tls: Amazon MSK knows us by IAM. The
+// credentials are those that AWS's SDK finds: environment, shared files, web identity, the role of container or instance.
+type MSK struct {
+	Region string `yaml:"region"` // of the cluster; that of AWS_REGION or the shared files by default
 }
 
 // OAuth says where the token comes from: a file that something else keeps fresh,
@@ -246,7 +253,10 @@ func (c *Config) validate(required bool, fail func(key, format string, args ...a
 	for i, b := range c.Kafka.Brokers {
 		hostPort("kafka.brokers["+strconv.Itoa(i)+"]", b)
 	}
-	oneOf("kafka.sasl.mechanism", c.Kafka.SASL.Mechanism, "", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer")
+	oneOf("kafka.sasl.mechanism", c.Kafka.SASL.Mechanism, "", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "aws_msk_iam")
+	if c.Kafka.SASL.Mechanism == "aws_msk_iam" && !c.Kafka.TLS {
+		fail("kafka.tls", "want true with aws_msk_iam")
+	}
 	if (c.Kafka.CertFile == "") != (c.Kafka.KeyFile == "") {
 		fail("kafka.cert_file", "want both cert_file and key_file, or neither")
 	}

@@ -61,6 +61,7 @@ func TestParseRefuses(t *testing.T) {
 		{"traces", required + "tracing: {endpoint: 'otel:4318'}\n", `vedette.yaml:3: tracing.endpoint: want an http or https URL`},
 		{"share of traces", required + "tracing: {ratio: 20}\n", `tracing.ratio: want 0 to 1, got 20`},
 		{"share of traces that is none", required + "tracing: {ratio: NaN}\n", `tracing.ratio: want 0 to 1`},
+		{"IAM in the open", "kafka: {brokers: ['b:9098'], sasl: {mechanism: aws_msk_iam}}\npostgres: {dsn: d}\n", `kafka.tls: want true with aws_msk_iam`},
 		{"log type", required + "collect:\n  files:\n    - {name: x, paths: [y], type: nginx}\n", `collect.files[0].type: want one of`},
 		{"not yaml", "a: [", "vedette.yaml: not YAML"},
 	} {

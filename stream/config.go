@@ -42,10 +42,11 @@ type TLSConfig struct {
 
 // SASLConfig authenticates to the brokers.
 type SASLConfig struct {
-	Mechanism string // PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER; empty: none
-	Username  string // for all but OAUTHBEARER
+	Mechanism string // PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM; empty: none
+	Username  string // for PLAIN and SCRAM
 	Password  secret.String
 	OAuth     OAuthConfig // for OAUTHBEARER
+	MSK       MSKConfig   // for AWS_MSK_IAM
 }
 
 // Validate names the first field that cannot work.
@@ -63,6 +64,9 @@ func (c Config) Validate() error {
 	}
 	if _, err := c.SASL.mechanism(); err != nil {
 		return err
+	}
+	if !c.TLS.Enabled && strings.EqualFold(c.SASL.Mechanism, "AWS_MSK_IAM") {
+		return errors.New("kafka sasl: AWS_MSK_IAM is for encrypted connections only: enable TLS")
 	}
 	if !c.TLS.Enabled && !loopback(c.Brokers) {
 		switch strings.ToUpper(c.SASL.Mechanism) {
@@ -118,6 +122,8 @@ func (c SASLConfig) mechanism() (sasl.Mechanism, error) {
 		return nil, nil
 	case "OAUTHBEARER":
 		return c.OAuth.Mechanism()
+	case "AWS_MSK_IAM":
+		return c.MSK.mechanism()
 	case "PLAIN":
 		m = plain.Mechanism{Username: c.Username, Password: c.Password.Reveal()}
 	case "SCRAM-SHA-256":
@@ -125,7 +131,7 @@ func (c SASLConfig) mechanism() (sasl.Mechanism, error) {
 	case "SCRAM-SHA-512":
 		m, err = scram.Mechanism(scram.SHA512, c.Username, c.Password.Reveal())
 	default:
-		return nil, fmt.Errorf("kafka sasl: mechanism %q: want PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER", c.Mechanism)
+		return nil, fmt.Errorf("kafka sasl: mechanism %q: want PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM", c.Mechanism)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kafka sasl: %w", err)

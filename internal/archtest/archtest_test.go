@@ -148,7 +148,7 @@ var libraries = []struct {
 	{"github.com/twmb/franz-go", []string{"stream/devbroker", "internal/kafkatest"}, "the embedded broker is for dev and tests, and tests ask a real one what Vedette never asks; we do not speak to Kafka through it"},
 	{"github.com/alecthomas/kong", []string{"cmd"}, "flags are turned into options at the edge"},
 	{"github.com/danielgtaylor/huma", []string{"api"}, "HTTP is the API's"},
-	{"github.com/aws/", []string{"ingest"}, "clouds are spoken to by collectors"},
+	{"github.com/aws/", []string{"ingest", "stream"}, "clouds are spoken to by collectors, and to sign in to a cloud's Kafka"},
 	{"github.com/Azure/", []string{"ingest"}, "clouds are spoken to by collectors"},
 	{"cloud.google.com/", []string{"ingest"}, "clouds are spoken to by collectors"},
 	{"go.opentelemetry.io/otel/sdk", []string{"tracing"}, "one place sets traces up; others know the interface"},
