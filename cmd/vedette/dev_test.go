@@ -23,7 +23,7 @@ import (
 )
 
 // binary builds the program once.
-func binary(t *testing.T) string {
+func binary(t testing.TB) string {
 	t.Helper()
 	if _, _, err := localpg.Find(t.Context()); err != nil {
 		t.Skipf("vedette dev needs Postgres's binaries: %v", err)
@@ -36,7 +36,7 @@ func binary(t *testing.T) string {
 }
 
 // enterable makes a directory that the user Postgres runs as may enter.
-func enterable(t *testing.T) string {
+func enterable(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vedette-dev-")
 	if err != nil {
@@ -51,7 +51,7 @@ func enterable(t *testing.T) string {
 
 // dev is a running `vedette dev`.
 type dev struct {
-	t     *testing.T
+	t     testing.TB
 	began time.Time // of what is pushed
 	cmd   *exec.Cmd
 	dir   string
@@ -59,7 +59,7 @@ type dev struct {
 	done  chan struct{}
 }
 
-func startDev(t *testing.T, bin, dir string, began time.Time, args ...string) *dev {
+func startDev(t testing.TB, bin, dir string, began time.Time, args ...string) *dev {
 	t.Helper()
 	d := &dev{t: t, began: began, dir: dir, done: make(chan struct{})}
 	d.cmd = exec.Command(bin, append([]string{"dev", "--data", dir, "--listen", "127.0.0.1:0"}, args...)...)

@@ -72,6 +72,8 @@ func (s *Server) initdb(ctx context.Context) error {
 	}
 	if s.opts.Ephemeral {
 		args = append(args, "--no-sync", "--wal-segsize=1")
+	} else {
+		args = append(args, initdbSync...)
 	}
 	if out, err := s.command(ctx, "initdb", args...).CombinedOutput(); err != nil {
 		os.RemoveAll(tmp)
@@ -83,6 +85,12 @@ func (s *Server) initdb(ctx context.Context) error {
 			hint = "; the user has no entry in /etc/passwd, which initdb needs"
 		}
 		return fmt.Errorf("initdb as %s: %w%s: %s", s.owner.name, err, hint, lastLines(string(out), 3))
+	}
+	if !s.opts.Ephemeral {
+		// Before the name says that it is whole.
+		if err := syncAll(s.dir); err != nil {
+			return fmt.Errorf("%w: %w", ErrDirectory, err)
+		}
 	}
 	if err := os.Rename(tmp, s.data); err != nil {
 		return fmt.Errorf("%w: %w", ErrDirectory, err)
