@@ -201,15 +201,27 @@ func (db *DB) checkpoint(ctx context.Context, q *dbsqlc.Queries, c *correlate.Co
 	})
 }
 
+// savePages writes the pages and deletes those that hold nothing any more.
 func savePages(ctx context.Context, q *dbsqlc.Queries, layout, partition int32, pages []correlate.Page) error {
-	if len(pages) == 0 {
-		return nil
-	}
 	p := dbsqlc.SavePagesParams{Layout: layout, Partition: partition}
+	gone := dbsqlc.DeletePagesParams{Layout: layout, Partition: partition}
 	for _, page := range pages {
+		if len(page.Data) == 0 {
+			gone.RuleVersions = append(gone.RuleVersions, page.RuleVersion)
+			gone.Pages = append(gone.Pages, int64(page.Number))
+			continue
+		}
 		p.RuleVersions = append(p.RuleVersions, page.RuleVersion)
 		p.Pages = append(p.Pages, int64(page.Number))
-		p.Data = append(p.Data, nonNil(page.Data))
+		p.Data = append(p.Data, page.Data)
+	}
+	if len(gone.Pages) > 0 {
+		if err := q.DeletePages(ctx, gone); err != nil {
+			return err
+		}
+	}
+	if len(p.Pages) == 0 {
+		return nil
 	}
 	return q.SavePages(ctx, p)
 }

@@ -23,13 +23,15 @@ import (
 // after its bucket closed is counted and dropped.
 //
 // A profile says up to which bucket its key is closed, so a rebuild needs no more
-// than to leave out what it has.
+// than to leave out what it has and what closes on the way. A key that had no bucket for the forgetting time
+// starts anew.
 type baseline struct {
 	*base
 	profiles profiles[*bucketProfile]
 	size     int64 // of a bucket
 	behind   int64 // buckets before the judged one that are left out
 	limit    int   // buckets kept to learn from
+	forgets  time.Duration
 	maxOpen  int64 // of append time that a bucket waits at most
 	forced   int64 // last minute of A at which that was looked after
 	ratio    bool
@@ -38,6 +40,10 @@ type baseline struct {
 	held     int64 // bytes of the buckets in open
 	due      heap[*bucket]
 }
+
+// baselineForget is after how long without a bucket a key starts anew, for rules that
+// do not say.
+const baselineForget = 90 * 24 * time.Hour
 
 type bucketID struct {
 	slot uint32
@@ -93,6 +99,8 @@ func newBaseline(b *base) (*baseline, error) {
 	n.behind = (b.late + n.size - 1) / n.size
 	n.maxOpen = int64(b.hold) + n.size + b.late
 	n.profiles = newProfiles(b, readBucketProfile)
+	n.forgets = cmp.Or(b.c.Forget, baselineForget)
+	n.profiles.swept = n.profiles.sweepAt(n.forgets)
 	b.keep = time.Duration(n.maxOpen)
 	n.due.less = func(a, b *bucket) bool {
 		return a.at < b.at || a.at == b.at && (a.k < b.k || a.k == b.k && a.slot < b.slot)
@@ -212,9 +220,7 @@ func (b *bucket) place(salt uint64, i int) {
 }
 
 func (n *baseline) advance() {
-	if n.e.silent {
-		return // what the profile has not closed stays open
-	}
+	defer n.sweep()
 	s := n.settledAll(n.types)
 	for n.due.len() > 0 && s != never && n.due.top().at <= s {
 		if b := n.due.pop(); !b.closed {
@@ -232,6 +238,24 @@ func (n *baseline) advance() {
 			n.open = map[bucketID]*bucket{} // a map does not shrink
 		}
 	}
+}
+
+// sweep drops the profiles of keys that would start anew, and the slots of those that
+// have none.
+func (n *baseline) sweep() {
+	s := n.settledAll(n.types)
+	var open map[uint32]bool
+	n.profiles.sweep(n.forgets, func(slot uint32) (all, changed bool) {
+		if open == nil {
+			open = make(map[uint32]bool, len(n.open))
+			for id := range n.open {
+				open[id.slot] = true
+			}
+		}
+		p := n.profiles.list[slot]
+		all = !open[slot] && (!p.known || s != never && (floorDiv(s, n.size)-p.closed)*n.size >= 2*int64(n.forgets))
+		return all, all && p.known
+	})
 }
 
 // force closes buckets that hold something appended by the time given, and those
@@ -264,10 +288,15 @@ func (n *baseline) close(b *bucket) {
 	b.closed = true
 	delete(n.open, b.bucketID)
 	n.held -= b.bytes()
+	if n.e.silent {
+		return // it was judged here, and its profile may have been dropped since
+	}
 	p := n.profiles.list[b.slot]
 	n.profiles.touch(b.slot)
-	if !p.known {
-		p.known, p.first = true, b.k
+	if !p.known || (b.k-p.closed)*n.size >= int64(n.forgets) {
+		n.profiles.held -= p.bytes()
+		*p = bucketProfile{known: true, first: b.k}
+		n.profiles.held += p.bytes()
 	}
 	p.closed = b.k
 	v, volume := n.measure(b)
@@ -423,13 +452,14 @@ func (n *baseline) horizon(a int64) int64 { return sub(a, n.maxOpen+int64(2*time
 
 // idle is false for a rule that has learned: should it come back, it knows.
 func (n *baseline) idle() bool {
-	return len(n.open) == 0 && len(n.deltas.list) == 0 && n.profiles.keys.len() == 0
+	return len(n.open) == 0 && len(n.deltas.list) == 0 && n.profiles.keys.len() == 0 && len(n.profiles.dirty) == 0
 }
 
 func (n *baseline) reset() {
 	n.open, n.held = map[bucketID]*bucket{}, 0
 	n.due.items = nil
 	n.forced = never
+	n.profiles.swept = n.profiles.sweepAt(n.forgets)
 }
 
 func (n *baseline) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Page) {

@@ -90,6 +90,10 @@ func (l *MemoryLedger) Commit(_ context.Context, c Commit) error {
 		l.merge(d)
 	}
 	for _, page := range c.Pages {
+		if len(page.Data) == 0 {
+			delete(p.pages, memoryPage{page.RuleVersion, page.Number})
+			continue
+		}
 		page.Data = bytes.Clone(page.Data)
 		p.pages[memoryPage{page.RuleVersion, page.Number}] = page
 	}

@@ -234,7 +234,7 @@ func modelNewValue(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer,
 				}
 				var names []string
 				for v := range last {
-					if v != ev.label {
+					if v != ev.label && ev.time-last[v] < int64(c.Forget) {
 						names = append(names, v)
 					}
 				}
@@ -276,7 +276,11 @@ func modelBaseline(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer,
 		}
 		learned := map[int64]float64{}
 		ks := slices.Sorted(mapKeys(buckets))
-		for _, k := range ks {
+		since := 0 // which of them the key is known from
+		for i, k := range ks {
+			if i > 0 && c.Forget > 0 && (k-ks[i-1])*size >= int64(c.Forget) {
+				since, learned = i, map[int64]float64{}
+			}
 			in := buckets[k]
 			var v float64
 			volume := len(in)
@@ -316,7 +320,7 @@ func modelBaseline(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer,
 					before = append(before, x)
 				}
 			}
-			if len(before) >= c.MinBuckets && (k-ks[0])*size >= int64(c.Learning) {
+			if len(before) >= c.MinBuckets && (k-ks[since])*size >= int64(c.Learning) {
 				med := middle(before)
 				var dev []float64
 				for _, x := range before {

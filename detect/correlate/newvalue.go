@@ -70,6 +70,7 @@ type knownValue struct {
 func newNewValue(b *base) *newValue {
 	n := &newValue{base: b, pending: map[valueOf]*pendingValue{}, forced: never}
 	n.profiles = newProfiles(b, readValueProfile)
+	n.profiles.swept = n.profiles.sweepAt(b.c.Forget)
 	n.quantum = max(int64(time.Hour), int64(b.c.Forget)/128)
 	n.maxOpen = int64(b.hold) + b.late
 	n.grid = int64(time.Minute)
@@ -155,6 +156,25 @@ func (n *newValue) forgotten(v *knownValue, t int64) bool {
 	return n.c.Forget > 0 && t-v.last >= int64(n.c.Forget)
 }
 
+// ended takes the values from a profile that nothing asks for any more once all is
+// settled up to s, and reports whether the whole profile has ended or has changed.
+// The value seen last tells when the key starts anew: it goes with the profile.
+func (n *newValue) ended(p *valueProfile, s int64) (all, changed bool) {
+	latest, forget := p.latest(), int64(n.c.Forget)
+	if s == never || latest == never {
+		return false, false
+	}
+	if sub(s, latest) >= 3*forget {
+		return true, true
+	}
+	before := len(p.values)
+	p.values = slices.DeleteFunc(p.values, func(v knownValue) bool { return v.last < latest && s-v.last >= 2*forget })
+	if len(p.values) < before {
+		p.values = slices.Clone(p.values)
+	}
+	return false, len(p.values) < before
+}
+
 // period is the forgetting period that t falls into. Two times at which a value is
 // new are at least a forgetting time apart, so never in one period.
 func (n *newValue) period(t int64) int64 {
@@ -196,7 +216,7 @@ func (n *newValue) detail(ev *valueEvent, p *valueProfile) string {
 		slices.SortStableFunc(vs, func(a, b knownValue) int { return cmp.Compare(b.last, a.last) })
 		for _, v := range vs {
 			switch {
-			case v.value == ev.value:
+			case v.value == ev.value, n.forgotten(&v, ev.Time):
 			case len(d.Known) < named:
 				d.Known = append(d.Known, v.value)
 			default:
@@ -219,6 +239,9 @@ func (n *newValue) advance() {
 	a := n.a()
 	if a == never || a == always {
 		return
+	}
+	if n.c.Forget > 0 {
+		n.profiles.sweep(n.c.Forget, func(slot uint32) (all, changed bool) { return n.ended(n.profiles.list[slot], s) })
 	}
 	if at := floorDiv(a, n.grid); at != n.forced {
 		n.forced = at
@@ -381,13 +404,14 @@ func (n *newValue) horizon(a int64) int64 { return sub(a, n.maxOpen+2*n.grid) }
 
 // idle is false for a rule that has learned: should it come back, it knows.
 func (n *newValue) idle() bool {
-	return n.waiting.len() == 0 && len(n.deltas.list) == 0 && n.profiles.keys.len() == 0
+	return n.waiting.len() == 0 && len(n.deltas.list) == 0 && n.profiles.keys.len() == 0 && len(n.profiles.dirty) == 0
 }
 
 func (n *newValue) reset() {
 	n.waiting.items = nil
 	n.pending, n.text = map[valueOf]*pendingValue{}, 0
 	n.forced = never
+	n.profiles.swept = n.profiles.sweepAt(n.c.Forget)
 }
 
 func (n *newValue) flush(fs []detect.Finding, ps []Page) ([]detect.Finding, []Page) {

@@ -59,6 +59,9 @@ func Repartition(pages []Page, n int) ([][]Page, error) {
 	}
 	byID := map[id][]pageItem{}
 	for _, p := range pages {
+		if len(p.Data) == 0 {
+			continue
+		}
 		items, err := decodePage(p.Data)
 		if err != nil {
 			return nil, fmt.Errorf("page %d of rule version %s: %w", p.Number, p.RuleVersion, err)
@@ -92,7 +95,8 @@ func UpgradePages(ctx context.Context, o Options, g Generations, state []byte, p
 	var out, old []Page
 	for _, p := range pages {
 		switch {
-		case len(p.Data) > 0 && p.Data[0] == formatProfile1:
+		case len(p.Data) == 0:
+		case p.Data[0] == formatProfile1:
 			old = append(old, p)
 		default:
 			out = append(out, p)

@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"slices"
+	"time"
 
 	"github.com/vedette-sec/vedette/detect"
 )
@@ -28,6 +29,7 @@ type profiles[P profile] struct {
 	list  []P
 	pages map[uint32][]uint32 // page → slots
 	dirty map[uint32]bool
+	swept int64 // page looked through last, counted on from the epoch
 	held  int64 // bytes of the profiles in list
 	read  func(*reader) P
 }
@@ -38,7 +40,7 @@ func (ps *profiles[P]) bytes() int64 {
 }
 
 func newProfiles[P profile](b *base, read func(*reader) P) profiles[P] {
-	return profiles[P]{base: b, pages: map[uint32][]uint32{}, dirty: map[uint32]bool{}, read: read}
+	return profiles[P]{base: b, pages: map[uint32][]uint32{}, dirty: map[uint32]bool{}, swept: never, read: read}
 }
 
 func (ps *profiles[P]) page(full []byte) uint32 {
@@ -53,12 +55,16 @@ func (ps *profiles[P]) slot(full []byte, fresh func() P) (uint32, bool) {
 	if s, ok := ps.keys.find(h, full); ok {
 		return s, true
 	}
-	if fresh == nil || ps.keys.len() >= ps.e.opts.MaxKeys {
+	if fresh == nil || ps.keys.len() >= ps.e.opts.MaxKeys || ps.keys.full() {
 		return 0, false
 	}
 	s := ps.keys.add(h, full)
 	p := fresh()
-	ps.list = append(ps.list, p)
+	if int(s) == len(ps.list) {
+		ps.list = append(ps.list, p)
+	} else {
+		ps.list[s] = p
+	}
 	ps.held += p.bytes()
 	pg := ps.page(full)
 	ps.pages[pg] = append(ps.pages[pg], s)
@@ -67,7 +73,61 @@ func (ps *profiles[P]) slot(full []byte, fresh func() P) (uint32, bool) {
 
 func (ps *profiles[P]) touch(slot uint32) { ps.dirty[ps.page(ps.keys.key(slot))] = true }
 
-// flushPages packs the pages that changed. Keys stand in them sorted, so that the
+// A profile ends when its key has not been seen for the forgetting time, in event
+// time: what comes then finds none, whether it is still held or not. To drop it, for
+// which its page is looked at when the clock comes to it, is no more than to free
+// memory and rows: it is done late enough that no event still to come, unless it is
+// late by a whole forgetting time, could tell the difference. Such an event finds
+// what any owner would find, since pages are looked at at the same places of the
+// stream.
+
+// sweepAt is the page, counted on from the epoch, to which the clock has come: all
+// pages within an eighth of the forgetting time, at least an hour and at most a day.
+func (ps *profiles[P]) sweepAt(forget time.Duration) int64 {
+	if a := ps.a(); a != never && a != always {
+		return floorDiv(a, int64(min(max(forget/8, time.Hour), 24*time.Hour))>>pageBits)
+	}
+	return never
+}
+
+// sweep looks at the pages to which the clock has come since it last did, and drops
+// those that have ended wholly. ended may take out of a profile what has ended of it,
+// and tells whether what is stored of it changes. A rebuild only notes how far it is:
+// the profiles are those of its end.
+func (ps *profiles[P]) sweep(forget time.Duration, ended func(slot uint32) (all, changed bool)) {
+	at := ps.sweepAt(forget)
+	from := ps.swept
+	if ps.swept = at; from == never || at == never || ps.e.silent {
+		return
+	}
+	for k := max(from+1, at-(1<<pageBits)+1); k <= at; k++ {
+		n := uint32(k & (1<<pageBits - 1))
+		ps.pages[n] = slices.DeleteFunc(ps.pages[n], func(slot uint32) bool {
+			was := ps.list[slot].bytes()
+			all, changed := ended(slot)
+			if changed {
+				ps.dirty[n] = true
+				ps.held += ps.list[slot].bytes() - was
+			}
+			if all {
+				ps.held -= ps.list[slot].bytes()
+				ps.keys.remove(slot)
+				var none P
+				ps.list[slot] = none
+			}
+			return all
+		})
+		if len(ps.pages[n]) == 0 {
+			delete(ps.pages, n)
+		}
+	}
+	if ps.keys.len() == 0 {
+		ps.list = nil
+	}
+}
+
+// flushPages packs the pages that changed, with no bytes those that hold nothing any
+// more. Keys stand in them sorted, so that the
 // same profiles make the same page.
 func (ps *profiles[P]) flushPages(out []Page, keep func(P) bool) []Page {
 	numbers := make([]uint32, 0, len(ps.dirty))
@@ -83,8 +143,12 @@ func (ps *profiles[P]) flushPages(out []Page, keep func(P) bool) []Page {
 				items = append(items, pageItem{tenant, string(key), string(ps.list[s].append(nil))})
 			}
 		}
-		slices.SortFunc(items, comparePageItems)
-		out = append(out, Page{RuleVersion: ps.r.Version, Number: n, Data: appendPage(items)})
+		page := Page{RuleVersion: ps.r.Version, Number: n}
+		if len(items) > 0 {
+			slices.SortFunc(items, comparePageItems)
+			page.Data = appendPage(items)
+		}
+		out = append(out, page)
 	}
 	clear(ps.dirty)
 	return out
@@ -98,7 +162,10 @@ func (ps *profiles[P]) touchAll() {
 }
 
 func (ps *profiles[P]) restore(p Page) error {
-	if len(p.Data) > 0 && p.Data[0] == formatProfile1 {
+	switch {
+	case len(p.Data) == 0:
+		return nil
+	case p.Data[0] == formatProfile1:
 		return ps.restore1(p)
 	}
 	items, err := decodePage(p.Data)

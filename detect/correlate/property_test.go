@@ -95,6 +95,11 @@ func kinds() []kind {
 			Type: rule.Baseline, Timespan: 5 * time.Minute, Measure: "ratio",
 			Learning: 30 * time.Minute, MinVolume: 3, MinBuckets: 4, Factor: 2, Deviations: 3, Floor: 0.1,
 		}, 2), durations(true), onTime, modelBaseline, nil, false, false},
+		{"new_value_forgets", newRule(rule.Correlation{Type: rule.NewValue, Field: "country", Learning: 4 * time.Hour, Forget: 8 * time.Hour}, 1), visits, onTime, modelNewValue, nil, false, false},
+		{"baseline_forgets", newRule(rule.Correlation{
+			Type: rule.Baseline, Timespan: 5 * time.Minute, Measure: "p95", Field: "duration", Forget: 5 * time.Hour,
+			Learning: 30 * time.Minute, MinVolume: 3, MinBuckets: 4, Factor: 2, Deviations: 3, Floor: 50,
+		}, 1), absences(durations(false)), onTime, modelBaseline, nil, false, false},
 		{"unmatched", newRule(rule.Correlation{
 			Type: rule.Unmatched, Timespan: 2 * time.Minute, Before: time.Minute, Hold: 2 * time.Hour,
 		}, 2), joins(1), onTime, modelUnmatched, nil, false, false},
@@ -168,6 +173,26 @@ func durations(ratio bool) func(*rand.Rand, int) []simEvent {
 				}
 				evs = append(evs, ev)
 			}
+		}
+		return evs
+	}
+}
+
+// absences divides events among keys in turn and puts hours between them.
+func absences(events func(*rand.Rand, int) []simEvent) func(*rand.Rand, int) []simEvent {
+	return func(r *rand.Rand, n int) []simEvent {
+		evs := events(r, n)
+		gap, key, last := int64(0), "a", int64(0)
+		for i := range evs {
+			if b := div(evs[i].time, int64(5*time.Minute)); b != last {
+				last = b
+				if in(r, 0, 24) == 0 {
+					key = letter(r, 3)
+					gap += pick(r, int64(0), 20, 55, 65, 130, 200) * int64(5*time.Minute)
+				}
+			}
+			evs[i].key = key
+			evs[i].time += gap
 		}
 		return evs
 	}

@@ -157,6 +157,7 @@ func (s *sim) log(r *rand.Rand, ahead time.Duration) []detect.Section {
 type ledger struct {
 	findings map[detect.FindingID]detect.Finding
 	pages    map[string]correlate.Page
+	dropped  int // pages
 	mark     correlate.Mark
 	marks    []correlate.Mark
 
@@ -176,14 +177,23 @@ func newLedger() *ledger {
 func (l *ledger) commit(e *correlate.Engine, position int64, limit int, saveMark bool, reach int64) {
 	fs, ps := e.Flush()
 	l.merge(fs, limit)
-	for _, p := range ps {
-		l.pages[fmt.Sprint(p.RuleVersion, "/", p.Number)] = p
-	}
+	l.save(ps)
 	l.mark = correlate.Mark{Position: position, Clock: e.Clock(), State: e.State()}
 	if saveMark {
 		m := l.mark
 		m.Clock = reach // no record before the mark is later: as the owner has it
 		l.marks = append(l.marks, m)
+	}
+}
+
+func (l *ledger) save(ps []correlate.Page) {
+	for _, p := range ps {
+		if k := fmt.Sprint(p.RuleVersion, "/", p.Number); len(p.Data) > 0 {
+			l.pages[k] = p
+		} else {
+			delete(l.pages, k)
+			l.dropped++
+		}
 	}
 }
 

@@ -48,7 +48,7 @@ func (s *slab[T]) bytes() int64 {
 }
 
 func (t *keyTable) bytes() int64 {
-	return int64(cap(t.index))*4 + t.refs.bytes() + t.held + int64(cap(t.arena))*sliceHeader
+	return int64(cap(t.index))*4 + t.refs.bytes() + t.held + int64(cap(t.arena))*sliceHeader + int64(cap(t.free))*4
 }
 
 func (t *idTable) bytes() int64 { return int64(cap(t.fp))*8 + int64(cap(t.ent))*4 }

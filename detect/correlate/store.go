@@ -42,7 +42,7 @@ type Commit struct {
 	SaveMark  bool  // keep Mark as one to rebuild from
 	DropMarks int64 // marks below this position are no longer needed
 	Findings  []detect.Finding
-	Pages     []Page
+	Pages     []Page    // those that changed; one without data is deleted
 	Derived   []Derived // at most one of each level
 }
 

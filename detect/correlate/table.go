@@ -3,6 +3,7 @@ package correlate
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"math/bits"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -41,13 +42,18 @@ type keyTable struct {
 	index []uint32 // open addressing: 1 + slot, 0 empty; a power of two long
 	refs  slab[keyRef]
 	arena [][]byte
-	held  int64 // bytes of the arena's chunks
+	held  int64    // bytes of the arena's chunks
+	waste int64    // of them, of keys that were removed
+	free  []uint32 // slots of such keys
 }
 
 type keyRef struct {
 	hash uint32
 	at   uint32 // chunk of the arena << chunkSize | place within it
 }
+
+// gone stands for the place of a key that was removed; no key can be there, see full.
+const gone = math.MaxUint32
 
 // A chunk of the arena holds keys, each behind its length. A longer key gets a
 // chunk of its own.
@@ -57,7 +63,7 @@ const (
 	maxChunks  = 1 << (32 - chunkSize)
 )
 
-func (t *keyTable) len() int { return int(t.refs.n) }
+func (t *keyTable) len() int { return int(t.refs.n) - len(t.free) }
 
 // full reports whether there is no room for another key, whatever their number:
 // they are very long.
@@ -89,11 +95,61 @@ func (t *keyTable) add(hash uint32, key []byte) uint32 {
 	if 4*(t.len()+1) > 3*len(t.index) {
 		t.grow()
 	}
-	slot, r := t.refs.add()
+	var slot uint32
+	var r *keyRef
+	if n := len(t.free); n > 0 {
+		slot = t.free[n-1]
+		t.free, r = t.free[:n-1], t.refs.at(slot)
+	} else {
+		slot, r = t.refs.add()
+	}
 	r.hash = hash
 	t.store(r, key)
 	t.place(hash, slot)
 	return slot
+}
+
+// remove takes a key out. Its slot goes to a key that is added later.
+func (t *keyTable) remove(slot uint32) {
+	r := t.refs.at(slot)
+	mask := uint32(len(t.index) - 1)
+	i := r.hash & mask
+	for t.index[i] != slot+1 {
+		i = (i + 1) & mask
+	}
+	// What was pushed on past the place moves up (Knuth, "The Art of Computer
+	// Programming", volume 3, 6.4, algorithm R).
+	for j := (i + 1) & mask; t.index[j] != 0; j = (j + 1) & mask {
+		home := t.refs.at(t.index[j]-1).hash & mask
+		if (j-home)&mask >= (j-i)&mask {
+			t.index[i] = t.index[j]
+			i = j
+		}
+	}
+	t.index[i] = 0
+	t.waste += int64(len(t.key(slot)))
+	r.at = gone
+	t.free = append(t.free, slot)
+	switch size := len(t.index); {
+	case t.len() == 0:
+		*t = keyTable{}
+	case size >= 1024 && t.len() < size/8:
+		t.rehash(size / 4)
+	}
+	if t.waste > 2*arenaChunk && t.waste > t.held/2 {
+		t.compact()
+	}
+}
+
+// compact drops from the arena the keys that were removed.
+func (t *keyTable) compact() {
+	old := *t
+	t.arena, t.held, t.waste = nil, 0, 0
+	for slot := range t.refs.n {
+		if r := t.refs.at(slot); r.at != gone {
+			t.store(r, old.key(slot))
+		}
+	}
 }
 
 func (t *keyTable) store(r *keyRef, key []byte) {
@@ -126,10 +182,14 @@ func (t *keyTable) reserve(keys int) {
 	t.index = make([]uint32, max(16, 1<<bits.Len(uint(keys+keys/3))))
 }
 
-func (t *keyTable) grow() {
-	t.index = make([]uint32, max(16, 2*len(t.index)))
+func (t *keyTable) grow() { t.rehash(max(16, 2*len(t.index))) }
+
+func (t *keyTable) rehash(size int) {
+	t.index = make([]uint32, size)
 	for slot := range t.refs.n {
-		t.place(t.refs.at(slot).hash, slot)
+		if r := t.refs.at(slot); r.at != gone {
+			t.place(r.hash, slot)
+		}
 	}
 }
 

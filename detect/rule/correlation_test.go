@@ -120,11 +120,11 @@ func TestCorrelations(t *testing.T) {
 		},
 		{
 			"baseline ratio",
-			"type: vedette.baseline\nrules: [a, b]\ntimespan: 1h\nvedette: {measure: ratio, learning: 1d, min_volume: 5, min_buckets: 3, factor: 1.5, deviations: 0, floor: 0.2}",
+			"type: vedette.baseline\nrules: [a, b]\ntimespan: 1h\nvedette: {measure: ratio, learning: 1d, min_volume: 5, min_buckets: 3, factor: 1.5, deviations: 0, floor: 0.2, forget: 30d}",
 			`the ratio of "Alpha" to "Beta" over 1h, of 5 or more events, above each of 1.5 × the learned median, that median plus 0 deviations, and 0.2`,
 			rule.Correlation{
 				Type: rule.Baseline, Timespan: time.Hour, Measure: "ratio",
-				Learning: day, MinVolume: 5, MinBuckets: 3, Factor: 1.5, Floor: 0.2,
+				Learning: day, Forget: 30 * day, MinVolume: 5, MinBuckets: 3, Factor: 1.5, Floor: 0.2,
 			},
 		},
 		{
@@ -238,6 +238,7 @@ func TestRefusedCorrelations(t *testing.T) {
 		{"p95 without field", "type: vedette.baseline\nrules: [a]\ntimespan: 5m\nvedette: {measure: p95}", "measure p95 wants a field"},
 		{"ratio of one", "type: vedette.baseline\nrules: [a]\ntimespan: 5m\nvedette: {measure: ratio}", "wants two rules, numerator and denominator, not 1"},
 		{"baseline volume", "type: vedette.baseline\nrules: [a, b]\ntimespan: 5m\nvedette: {measure: ratio, min_volume: 0.5}", "min_volume: want a whole number"},
+		{"baseline forgetful", "type: vedette.baseline\nrules: [a, b]\ntimespan: 5m\nvedette: {measure: ratio, forget: 1d}", "forget is shorter than learning"},
 		{"baseline nothing", "type: vedette.baseline\nrules: [a, b]\ntimespan: 5m\nvedette: {measure: ratio, min_buckets: 0}", "min_volume and min_buckets have to be at least 1"},
 		{"unmatched without join", "type: vedette.unmatched\nrules: [a, b]\ntimespan: 5m\nvedette: {before: 1m}", "vedette: want join"},
 		{"unmatched half joined", "type: vedette.unmatched\nrules: [a, b]\ntimespan: 5m\nvedette: {join: {a: [trace.uid]}}", `join: want the fields of "Beta" whose values join`},

@@ -124,7 +124,7 @@ func (c *Correlation) completeBaseline(n, condition, own *yaml.Node, rules int) 
 	c.Learning, c.MinVolume, c.MinBuckets, c.Factor, c.Deviations = 3*day, 20, 48, 4, 6
 	err := c.readParameters(own,
 		textParameter("measure", &c.Measure), textParameter("field", &c.Field),
-		durationParameter("learning", &c.Learning),
+		durationParameter("learning", &c.Learning), durationParameter("forget", &c.Forget),
 		countParameter("min_volume", &c.MinVolume), countParameter("min_buckets", &c.MinBuckets),
 		numberParameter("factor", &c.Factor), numberParameter("deviations", &c.Deviations),
 		numberParameter("floor", &c.Floor))
@@ -152,6 +152,9 @@ func (c *Correlation) completeBaseline(n, condition, own *yaml.Node, rules int) 
 			where = n
 		}
 		return at(where, "vedette: want a measure, p95 or ratio, not %q", c.Measure)
+	}
+	if c.Forget != 0 && c.Forget < max(c.Learning, c.Timespan) {
+		return at(own, "vedette: forget is shorter than learning or a bucket, so that nothing would ever be known")
 	}
 	if c.MinVolume < 1 || c.MinBuckets < 1 {
 		return at(own, "vedette: min_volume and min_buckets have to be at least 1")

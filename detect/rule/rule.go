@@ -51,7 +51,7 @@
 //	  group-by: [function.name]
 //	  timespan: 5m                      # the bucket
 //	  vedette: {measure: p95, field: duration, learning: 3d, min_volume: 20,
-//	            min_buckets: 48, factor: 4, deviations: 6, floor: 250}
+//	            min_buckets: 48, factor: 4, deviations: 6, floor: 250, forget: 90d}
 //
 //	correlation:                        # an event without its partner
 //	  type: vedette.unmatched
@@ -185,7 +185,7 @@ type Correlation struct {
 
 	// new_value and baseline.
 	Learning time.Duration // a key must have been known this long
-	Forget   time.Duration // new_value: a value not seen this long is new again
+	Forget   time.Duration // new_value: a value not seen this long is new again; baseline: a key starts anew, zero for 90 days
 
 	// baseline. Measure is "p95" (of Field) or "ratio" (of the first rule's events
 	// to the second's). A bucket fires if it holds MinVolume events and its measure

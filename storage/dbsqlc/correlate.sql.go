@@ -88,6 +88,29 @@ func (q *Queries) CheckpointStates(ctx context.Context, layout int32) ([]Checkpo
 	return items, nil
 }
 
+const deletePages = `-- name: DeletePages :exec
+DELETE FROM profile
+WHERE layout = $1 AND partition = $2
+    AND (rule_version, page) IN (SELECT unnest($3::text[]), unnest($4::bigint[]))
+`
+
+type DeletePagesParams struct {
+	Layout       int32
+	Partition    int32
+	RuleVersions []string
+	Pages        []int64
+}
+
+func (q *Queries) DeletePages(ctx context.Context, arg DeletePagesParams) error {
+	_, err := q.db.Exec(ctx, deletePages,
+		arg.Layout,
+		arg.Partition,
+		arg.RuleVersions,
+		arg.Pages,
+	)
+	return err
+}
+
 const dropMarks = `-- name: DropMarks :exec
 DELETE FROM mark WHERE layout = $1 AND partition = $2 AND position < $3
 `

@@ -39,6 +39,11 @@ SELECT @layout::integer, @partition::integer,
     unnest(@rule_versions::text[]), unnest(@pages::bigint[]), unnest(@data::bytea[])
 ON CONFLICT (layout, partition, rule_version, page) DO UPDATE SET data = excluded.data;
 
+-- name: DeletePages :exec
+DELETE FROM profile
+WHERE layout = @layout AND partition = @partition
+    AND (rule_version, page) IN (SELECT unnest(@rule_versions::text[]), unnest(@pages::bigint[]));
+
 -- name: InsertFindings :exec
 -- In the order of the primary key, so that two that insert the same wait for each other in one direction.
 INSERT INTO finding (layout, partition, number, tenant, id, rule_version, key, tile, merge, count, late, peak,
