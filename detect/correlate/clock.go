@@ -379,6 +379,7 @@ func (c *clocks) decode(b []byte) error {
 	fresh := newClocks(c.want)
 	fresh.hold, fresh.layout, fresh.partitions, fresh.depth = c.hold, c.layout, c.partitions, c.depth
 	if len(b) == 0 {
+		fresh.update()
 		*c = fresh
 		return nil
 	}

@@ -377,7 +377,8 @@ func (e *Engine) Keep() time.Duration { return e.keep }
 // rebuilt that is held at the present clock: for windows three generations back,
 // for what waits to settle as long as it may wait, and in either case Skew more.
 // A mark whose clock had not started says nothing of what came before it and is
-// never good enough; without a mark that is, rebuild from the beginning.
+// never good enough; without a mark that is, rebuild from the beginning, and so until
+// what chains derive has been heard from all partitions.
 func (e *Engine) RebuildClock() int64 {
 	if e.c.a == never {
 		return never
@@ -386,9 +387,6 @@ func (e *Engine) RebuildClock() int64 {
 	for _, er := range e.list {
 		a := e.c.at(er.detector.shared().level)
 		if a == never {
-			if er.detector.idle() {
-				continue
-			}
 			return never
 		}
 		h = min(h, er.detector.horizon(a))

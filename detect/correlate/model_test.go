@@ -135,39 +135,58 @@ func measureOf(c *rule.Correlation, evs []simEvent) float64 {
 	}
 }
 
+func paneOf(c *rule.Correlation) int64 { return max(int64(time.Second), int64(c.Timespan)/60) }
+
+// hotPane is the events of a hot pane, and the greatest of the windows over it that
+// make it so.
+type hotPane struct {
+	events []simEvent
+	peak   float64
+}
+
+// hotPanes gives the hot panes of a key by number.
+func hotPanes(c *rule.Correlation, all []simEvent) map[int64]hotPane {
+	pane := paneOf(c)
+	m := int64(c.Timespan) / pane
+	panes := map[int64][]simEvent{}
+	for _, ev := range all {
+		panes[div(ev.time, pane)] = append(panes[div(ev.time, pane)], ev)
+	}
+	hot := map[int64]hotPane{}
+	for q, here := range panes {
+		best, any := 0.0, false
+		for j := q - m + 1; j <= q; j++ {
+			var in []simEvent
+			for k := j; k < j+m; k++ {
+				in = append(in, panes[k]...)
+			}
+			if v := measureOf(c, in); holds(v, c.Op, c.Value) {
+				if !any {
+					best = v
+				}
+				best, any = max(best, v), true
+			}
+		}
+		if any {
+			hot[q] = hotPane{here, best}
+		}
+	}
+	return hot
+}
+
 func modelWindowed(r *rule.Rule, evs []simEvent, ps map[[2]int64]detect.Pointer, limit int) map[detect.FindingID]detect.Finding {
 	c := r.Correlation
-	pane := max(int64(time.Second), int64(c.Timespan)/60)
-	m := int64(c.Timespan) / pane
+	pane := paneOf(c)
 	size := (max(int64(c.Timespan), int64(time.Hour)) + pane - 1) / pane * pane
 	out := map[detect.FindingID]detect.Finding{}
 	for key, all := range byKey(evs) {
-		panes := map[int64][]simEvent{}
-		for _, ev := range all {
-			panes[div(ev.time, pane)] = append(panes[div(ev.time, pane)], ev)
-		}
 		hot := map[int64][]simEvent{} // tile → events of hot panes
 		peak := map[int64]float64{}
-		for q, here := range panes {
-			best, any := 0.0, false
-			for j := q - m + 1; j <= q; j++ {
-				var in []simEvent
-				for k := j; k < j+m; k++ {
-					in = append(in, panes[k]...)
-				}
-				if v := measureOf(c, in); holds(v, c.Op, c.Value) {
-					if !any {
-						best = v
-					}
-					best, any = max(best, v), true
-				}
-			}
-			if any {
-				tile := div(q*pane, size) * size
-				hot[tile] = append(hot[tile], here...)
-				if old, ok := peak[tile]; !ok || best > old {
-					peak[tile] = best
-				}
+		for q, p := range hotPanes(c, all) {
+			tile := div(q*pane, size) * size
+			hot[tile] = append(hot[tile], p.events...)
+			if old, ok := peak[tile]; !ok || p.peak > old {
+				peak[tile] = p.peak
 			}
 		}
 		for tile, in := range hot {

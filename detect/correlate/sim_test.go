@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vedette-sec/vedette/detect"
@@ -45,6 +46,7 @@ type sim struct {
 	limit     int
 	partition int // of n
 	n         int
+	chain     *chain // says what each rule takes of an event; nil: all take all
 }
 
 const tenant = "t"
@@ -61,7 +63,14 @@ func pick[T any](r *rand.Rand, vs ...T) T { return vs[r.IntN(len(vs))] }
 
 func letter(r *rand.Rand, n int) string { return string(rune('a' + r.IntN(n))) }
 
-func keyOf(s string) []byte { return detect.AppendKey(nil, []byte(s)) }
+// keyOf is the key of the values that stand between slashes.
+func keyOf(s string) []byte {
+	var key []byte
+	for v := range strings.SplitSeq(s, "/") {
+		key = detect.AppendKey(key, []byte(v))
+	}
+	return key
+}
 
 func source(i int) detect.Source { return detect.Source{Incarnation: 1, Partition: int32(i)} }
 
@@ -84,6 +93,13 @@ func (s *sim) section(src int, from, to int64) detect.Section {
 		}
 		for _, ev := range rec.events {
 			for _, rl := range s.rules {
+				ev := ev
+				if s.chain != nil {
+					var ok bool
+					if ev, ok = s.chain.take(rl, ev); !ok {
+						continue
+					}
+				}
 				if detect.KeyPartition(rl.Version, keyOf(ev.key), s.n) != s.partition {
 					continue
 				}

@@ -17,3 +17,19 @@ func Reframe(data []byte) []byte {
 	}
 	return out
 }
+
+// ForgetHot has a window forget which panes are hot.
+func (e *Engine) ForgetHot() {
+	for _, er := range e.list {
+		if w, ok := er.detector.(*windowed); ok {
+			for _, t := range w.tables {
+				for slot := range uint32(t.keys.len()) {
+					ps := t.of(slot)
+					for i := range ps {
+						ps[i].more &^= hotBit
+					}
+				}
+			}
+		}
+	}
+}
