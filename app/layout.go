@@ -50,7 +50,7 @@ func OpenMover(ctx context.Context, c *config.Config, logger *slog.Logger, say f
 	m.close = append(m.close, kafka.Close)
 	gens := generations{store: db, dataDir: c.DataDir}
 	m.Options = layout.Options{
-		Kafka: kafka, Ledger: db, Match: matching{gens}, Correlate: correlating{gens},
+		Kafka: layout.Cluster{Client: kafka}, Ledger: db, Match: matching{gens}, Correlate: correlating{gens},
 		Topic: stream.Topic{Replication: c.Kafka.Replication}, Evidence: c.Incidents.Evidence, Logger: logger, Say: say,
 	}
 	return m, nil

@@ -34,7 +34,7 @@ func (m *mover) settle(ctx context.Context) (*taken, error) {
 		return nil, err
 	}
 	// Partitions that have been silent for longer than others would hold those back.
-	appender, err := m.Kafka.NewLogAppender(stream.AppenderOptions{Partitions: m.layout.Sources, Now: m.Now, Logger: m.Logger})
+	appender, err := m.Kafka.Appender(stream.AppenderOptions{Partitions: m.layout.Sources, Now: m.Now, Logger: m.Logger})
 	if err != nil {
 		return nil, err
 	}
@@ -129,11 +129,11 @@ var errDrained = errors.New("drained")
 // drain runs match and correlate up to the offsets.
 func (m *mover) drain(ctx context.Context, until map[int32]int64) error {
 	w := &watch{Ledger: m.Ledger, until: until, partitions: m.layout.Partitions, next: map[detect.Source]int64{}, vectors: map[int32][]correlate.SourceState{}, done: make(chan struct{})}
-	observations, err := m.Kafka.NewProducer(stream.ProducerOptions{Topic: m.layout.Topic})
+	observations, err := m.Kafka.Producer(m.layout.Topic)
 	if err != nil {
 		return err
 	}
-	letters, err := m.Kafka.NewLogAppender(stream.AppenderOptions{Partitions: m.layout.Sources, Logger: m.Logger})
+	letters, err := m.Kafka.Appender(stream.AppenderOptions{Partitions: m.layout.Sources, Logger: m.Logger})
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (m *mover) drain(ctx context.Context, until map[int32]int64) error {
 		owner, err := correlate.NewOwner(correlate.OwnerOptions{
 			Partition: p, Engine: m.engine,
 			Open: func(offset int64) correlate.PartitionReader {
-				return m.Kafka.NewReader(stream.ReaderOptions{Topic: m.layout.Topic, Partition: p, Offset: offset})
+				return m.Kafka.Reader(m.layout.Topic, p, offset)
 			},
 			Ledger: w, Generations: m.Correlate, Rewind: matcher.Rewind, CommitEvery: hurry, Logger: m.Logger,
 		})
@@ -187,7 +187,7 @@ func partitions(n int) []int32 {
 }
 
 func (m *mover) logs(partition int32, offset int64) match.SourceReader {
-	return m.Kafka.NewReader(stream.ReaderOptions{Topic: stream.TopicLogs, Partition: partition, Offset: offset})
+	return m.Kafka.Reader(stream.TopicLogs, partition, offset)
 }
 
 // least asks the ledger for the vectors: those of live owners are not needed.

@@ -59,7 +59,7 @@ type Ledger interface {
 
 // Options say with what to move.
 type Options struct {
-	Kafka       *stream.Client
+	Kafka       Kafka
 	Ledger      Ledger
 	Match       match.Generations
 	Correlate   correlate.Generations

@@ -201,7 +201,7 @@ func (m *mover) plan(ctx context.Context, n int) (correlate.Layout, error) {
 // write has match write history into the topic. What of it belongs to lives of
 // sources that cannot be read any more is an empty section.
 func (m *mover) write(ctx context.Context, h *history, l correlate.Layout) error {
-	producer, err := m.Kafka.NewProducer(stream.ProducerOptions{Topic: l.Topic})
+	producer, err := m.Kafka.Producer(l.Topic)
 	if err != nil {
 		return err
 	}
@@ -295,7 +295,7 @@ func (p *past) SaveSource(_ context.Context, _ uint32, partition int32, pos matc
 
 // clipped leaves out what lies behind where the partitions go live.
 type clipped struct {
-	*stream.Producer
+	match.Producer
 	to []map[detect.Source]correlate.SourceState
 }
 
@@ -368,7 +368,7 @@ func (m *mover) begin(ctx context.Context, h *history, l correlate.Layout, q int
 	if err != nil {
 		return to, err
 	}
-	for r := m.Kafka.NewReader(stream.ReaderOptions{Topic: l.Topic, Partition: q}); r.Next() < end; {
+	for r := m.Kafka.Reader(l.Topic, q, 0); r.Next() < end; {
 		b, err := r.Read(ctx)
 		if err != nil {
 			return to, err

@@ -221,7 +221,7 @@ func (m *moving) options(t *testing.T) (layout.Options, func()) {
 		t.Fatal(err)
 	}
 	return layout.Options{
-		Kafka: c, Ledger: db, Match: m.gens, Correlate: m.gens, Incarnation: incarnation, Evidence: evidence, Logger: m.log,
+		Kafka: layout.Cluster{Client: c}, Ledger: db, Match: m.gens, Correlate: m.gens, Incarnation: incarnation, Evidence: evidence, Logger: m.log,
 		Now: func() time.Time { return time.Unix(0, m.w.now.Load()) },
 	}, func() { c.Close(); db.Close() }
 }
