@@ -20,12 +20,14 @@ import (
 type simMetrics struct {
 	match     *match.Metrics
 	correlate *correlate.Metrics
+	faults    *[numOps][numKinds]atomic.Int64
 }
 
 // simCrew is a process of the simulation. It implements the seams between the
 // owners and the world, each call of which takes a while and may go wrong.
 type simCrew struct {
 	w      *simWorld
+	layout *simLayout // in force when it started
 	n      int
 	seed   uint64
 	faults *simFaults // nil: nothing goes wrong
@@ -63,6 +65,7 @@ func (c *simCrew) call(ctx context.Context, op simOp, part int32, do func(n uint
 	// No two calls last equally long: only one goes on at a time.
 	took := 200*time.Microsecond + time.Duration(n>>8%1_000_000)
 	if faulty && f.Kind == simSlow {
+		c.m.faults[op][simSlow].Add(1)
 		took += f.For
 	}
 	if !simWait(ctx, took) {
@@ -76,6 +79,9 @@ func (c *simCrew) call(ctx context.Context, op simOp, part int32, do func(n uint
 		return errSimDead
 	case !faulty:
 		return act()
+	}
+	if f.Kind != simSlow {
+		c.m.faults[op][f.Kind].Add(1)
 	}
 	switch f.Kind {
 	case simFails:
@@ -123,10 +129,7 @@ func (c *simCrew) kill() {
 }
 
 func (c *simCrew) Produce(ctx context.Context, p int32, recs []stream.Record) (int64, error) {
-	return 0, c.call(ctx, opProduce, p, func(uint64) error {
-		c.w.append(p, recs)
-		return nil
-	})
+	return simProducer{c, c.layout.Topic}.Produce(ctx, p, recs)
 }
 
 func (c *simCrew) DeadLetters(ctx context.Context, ds []stream.DeadLetter) error {
@@ -141,6 +144,9 @@ func (c *simCrew) DeadLetters(ctx context.Context, ds []stream.DeadLetter) error
 
 func (c *simCrew) AcquireSource(ctx context.Context, _ uint32, p int32) (pos match.Position, err error) {
 	err = c.call(ctx, opAcquireSource, p, func(uint64) error {
+		if c.layout.state != simInForce {
+			return errSimRetired
+		}
 		pos = c.w.acquireSource(p)
 		return nil
 	})
@@ -195,7 +201,7 @@ func (c *simCrew) Rules(ctx context.Context, digest string) (set *rule.Set, err 
 
 func (c *simCrew) Acquire(ctx context.Context, p int32) (cp correlate.Checkpoint, err error) {
 	err = c.call(ctx, opAcquire, p, func(uint64) (err error) {
-		cp, err = c.w.acquire(ctx, p)
+		cp, err = c.w.acquire(ctx, c.layout, p)
 		return err
 	})
 	c.mu.Lock()
@@ -205,7 +211,7 @@ func (c *simCrew) Acquire(ctx context.Context, p int32) (cp correlate.Checkpoint
 }
 
 func (c *simCrew) Commit(ctx context.Context, co correlate.Commit) error {
-	return c.call(ctx, opCommit, co.Partition, func(uint64) error { return c.w.commit(ctx, co) })
+	return c.call(ctx, opCommit, co.Partition, func(uint64) error { return c.w.commit(ctx, c.layout, co) })
 }
 
 func (c *simCrew) AskRewind(ctx context.Context, s detect.Source, next int64) error {
@@ -242,7 +248,7 @@ func (c *simCrew) start(p simCrewPlan, last bool) error {
 		every = 15 * time.Millisecond
 	}
 	mo := match.OwnerOptions{
-		Incarnation: incarnation, All: simSources, Partitions: c.w.partitions, Observations: c, DeadLetters: c, Positions: c, Standings: c,
+		Incarnation: incarnation, All: simSources, Partitions: c.layout.Partitions, Observations: c, DeadLetters: c, Positions: c, Standings: c,
 		Vectors: c, Applied: c, Generations: c, SaveEvery: every, Logger: quiet(), Metrics: c.m.match, Parallel: 1,
 		Open: func(p int32, offset int64) match.SourceReader {
 			return &simReader{c: c, op: opRead, part: p, next: offset}
@@ -260,7 +266,7 @@ func (c *simCrew) start(p simCrewPlan, last bool) error {
 	}
 	if c.w.snapshots != "" {
 		var err error
-		if co.Snapshots, err = correlate.OpenSnapshots(c.w.snapshots, "sim.observations", 0); err != nil {
+		if co.Snapshots, err = correlate.OpenSnapshots(c.w.snapshots, c.layout.Topic, 0); err != nil {
 			return err
 		}
 	}
@@ -277,14 +283,14 @@ func (c *simCrew) start(p simCrewPlan, last bool) error {
 			parts = append(parts, func(ctx context.Context) error { return matcher.RunSource(ctx, s, nil) })
 		}
 	}
-	for n := range int32(c.w.partitions) {
+	for n := range int32(c.layout.Partitions) {
 		if p.Observed&(1<<n) == 0 {
 			continue
 		}
 		o := co
 		o.Partition = n
 		o.Open = func(offset int64) correlate.PartitionReader {
-			return &simReader{c: c, op: opReadObserved, part: n, next: offset}
+			return &simReader{c: c, op: opReadObserved, topic: c.layout.Topic, part: n, next: offset}
 		}
 		owner, err := correlate.NewOwner(o)
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 // behind them by which everything settles.
 type simHistory struct {
 	logs [][]stream.Record // by source
+	cuts [][]int64         // how far the sources are behind each tick on all of them
 	main []int64           // where the last ticks begin
 	same deliveries
 }
@@ -47,6 +48,11 @@ func newSimHistory(t testing.TB, seed uint64) *simHistory {
 		l.now = l.now.Add(d)
 		all(stream.LogMessage{Kind: stream.KindTick})
 		all(stream.LogMessage{Kind: stream.KindProgress, Origin: "files", Type: string(event.TypeLambda), Through: l.now.Add(-3 * time.Minute)})
+		var cut []int64
+		for _, log := range h.logs {
+			cut = append(cut, int64(len(log)))
+		}
+		h.cuts = append(h.cuts, cut)
 	}
 	for spell := range 2 {
 		for minute := range 150 {

@@ -17,7 +17,8 @@ type simPlan struct {
 	Partitions int    // of the observations
 	Snapshots  bool   // windows go to files now and then
 	Crews      []simCrewPlan
-	Rate       uint64 // one in how many calls goes wrong besides; none if zero
+	Move       *simMove // nil: the layout stays
+	Rate       uint64   // one in how many calls goes wrong besides; none if zero
 	Faults     []simFault
 }
 
@@ -31,6 +32,13 @@ type simCrewPlan struct {
 	Forget            int8 // the source whose position is lost before it starts; −1: none
 	Damage, Foreign   bool // what it does to the snapshots before it starts
 	Hurried           bool // it saves and commits after every few records
+}
+
+// simMove is a move to another number of partitions.
+type simMove struct {
+	Before     int // the crew that starts after it; those before may be at work still
+	Partitions int
+	Cut        int // how far the log goes until then: to that of the history's ticks
 }
 
 // simOp is a kind of call between the owners and the world.
@@ -53,6 +61,10 @@ const (
 	opAskRewind
 	opAcquireAssembler
 	opAssemble
+	opLayout // what a move asks of the ledger
+	opTopics // and of Kafka
+	opPlanLayout
+	opSwitchLayout
 	numOps
 )
 
@@ -103,7 +115,7 @@ var simPlans = rapid.Custom(func(t *rapid.T) *simPlan {
 		History:    rapid.IntRange(0, simHistories-1).Draw(t, "history"),
 		Partitions: rapid.IntRange(1, simPartitions).Draw(t, "partitions"),
 		Snapshots:  rapid.IntRange(0, 3).Draw(t, "snapshots") == 0,
-		Rate:       rapid.SampledFrom([]uint64{0, 100, 40, 15}).Draw(t, "rate"),
+		Rate:       rapid.SampledFrom([]uint64{0, 60, 25, 10}).Draw(t, "rate"),
 	}
 	ms := func(label string, of ...int) time.Duration {
 		return time.Duration(rapid.SampledFrom(of).Draw(t, label)) * time.Millisecond
@@ -118,8 +130,11 @@ var simPlans = rapid.Custom(func(t *rapid.T) *simPlan {
 			Hurried: rapid.Bool().Draw(t, "hurried"),
 		})
 	}
+	if n := rapid.IntRange(0, 2*simPartitions).Draw(t, "move"); n >= 1 && n <= simPartitions && n != p.Partitions {
+		p.Move = &simMove{Before: rapid.IntRange(0, len(p.Crews)).Draw(t, "before"), Partitions: n, Cut: rapid.SampledFrom([]int{5, 20, 40, 60, 80, 95, 105}).Draw(t, "cut")}
+	}
 	p.Faults = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) simFault {
-		f := simFault{simCall: simCall{Crew: rapid.IntRange(0, len(p.Crews)-1).Draw(t, "crew"), Op: simOp(rapid.IntRange(0, int(numOps)-1).Draw(t, "op"))}}
+		f := simFault{simCall: simCall{Crew: rapid.IntRange(0, len(p.Crews)+1).Draw(t, "crew"), Op: simOp(rapid.IntRange(0, int(numOps)-1).Draw(t, "op"))}}
 		switch f.Op {
 		case opRead, opAcquireSource, opSaveSource, opLeastNext, opTails, opAskRewind:
 			f.Part = int32(rapid.IntRange(0, simSources-1).Draw(t, "part"))
@@ -157,7 +172,12 @@ func (f *simFaults) at(c simCall, n uint64) (simFault, bool) {
 	if f == nil {
 		return simFault{}, false
 	}
-	if x, ok := f.by[c]; ok || f.p.Rate == 0 || n%f.p.Rate != 0 {
+	rate := f.p.Rate
+	switch c.Op {
+	case opPlanLayout, opSwitchLayout, opAcquireAssembler, opLeastNext, opLoad: // there are few of these
+		rate = (rate + 7) / 8
+	}
+	if x, ok := f.by[c]; ok || rate == 0 || n%rate != 0 {
 		return x, ok
 	}
 	n = simMix(n, 1)

@@ -4,12 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"pgregory.net/rapid"
 
 	"github.com/vedette-sec/vedette/detect/correlate"
@@ -27,7 +31,7 @@ type simulation struct {
 }
 
 func newSimulation(t *testing.T) *simulation {
-	s := &simulation{t: t, gens: newGenerations(t), metrics: simMetrics{match.NewMetrics(nil), correlate.NewMetrics(nil)}}
+	s := &simulation{t: t, gens: newGenerations(t), metrics: simMetrics{match.NewMetrics(nil), correlate.NewMetrics(nil), new([numOps][numKinds]atomic.Int64)}}
 	for i := range s.histories {
 		s.histories[i] = newSimHistory(t, uint64(i))
 		r := s.run(&simPlan{History: i, Partitions: 1}, nil)
@@ -73,16 +77,52 @@ func (s *simulation) bubble(p *simPlan, v *simVariant, dir string) simResult {
 	w := newSimWorld(s.gens, s.histories[p.History], p.Partitions, dir)
 	faults := newSimFaults(p)
 	var crews []*simCrew
+	crew := func() *simCrew {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		c := &simCrew{
+			w: w, layout: w.inForce(), n: len(crews), seed: p.Seed, v: v, m: s.metrics,
+			calls: make(map[simCall]int), taken: make(map[int32]correlate.Checkpoint), rebuilt: make(map[int32]int64),
+		}
+		crews = append(crews, c)
+		return c
+	}
 	start := func(cp simCrewPlan, last bool) (*simCrew, error) {
-		c := &simCrew{w: w, n: len(crews), seed: p.Seed, v: v, m: s.metrics, calls: make(map[simCall]int), taken: make(map[int32]correlate.Checkpoint), rebuilt: make(map[int32]int64)}
+		c := crew()
 		if !last {
 			c.faults = faults
 		}
-		crews = append(crews, c)
 		return c, c.start(cp, last)
 	}
 	var wg sync.WaitGroup
-	for i, cp := range p.Crews {
+	move := func() (err error) {
+		for range 4 {
+			c := crew()
+			c.faults = faults
+			if err = (simMover{c}).move(p.Move.Partitions); err == nil {
+				return nil
+			}
+		}
+		wg.Wait() // the service is stopped, and the disturbance over
+		w.late.Wait()
+		return simMover{crew()}.move(p.Move.Partitions)
+	}
+	if p.Move != nil {
+		w.ends = slices.Clone(w.history.cuts[p.Move.Cut])
+	}
+	for i := range len(p.Crews) + 1 {
+		if p.Move != nil && p.Move.Before == i {
+			if err := move(); err != nil {
+				return simResult{err: fmt.Errorf("move: %w", err)}
+			}
+			w.mu.Lock()
+			w.ends = slices.Clone(w.history.main)
+			w.mu.Unlock()
+		}
+		if i == len(p.Crews) {
+			break
+		}
+		cp := p.Crews[i]
 		time.Sleep(cp.After)
 		w.mu.Lock()
 		if pos, ok := w.positions[int32(cp.Forget)]; ok {
@@ -177,7 +217,7 @@ func (s *simulation) differ(p *simPlan, r simResult) string {
 // Processes come, overlap and are killed, at calls and between them; they have all of
 // the work or some of it. Calls fail, are slow, lose their answers, are done twice or
 // long after they were given up; positions get lost, snapshots are damaged and mixed
-// up. What is found, learned, assembled, queued to be told and buried is what a
+// up, and the layout changes. What is found, learned, assembled, queued to be told and buried is what a
 // process leaves that nothing befell.
 //
 // The owners are the real ones, in the time of a synctest bubble; only Kafka and
@@ -186,10 +226,52 @@ func (s *simulation) differ(p *simPlan, r simResult) string {
 // models of detect/correlate and incident.
 func TestSimulation(t *testing.T) {
 	s := newSimulation(t)
+	if !testing.Short() {
+		t.Run("every call", s.reaches)
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		p := simPlans.Draw(rt, "plan")
 		if d := s.differ(p, s.run(p, nil)); d != "" {
 			rt.Fatal(d)
 		}
 	})
+}
+
+// reaches runs plans that are always the same, and wants every call to have failed,
+// and everything to have been done that is not done always.
+func (s *simulation) reaches(t *testing.T) {
+	for seed := range 80 {
+		p := simPlans.Example(seed)
+		if d := s.differ(p, s.run(p, nil)); d != "" {
+			t.Errorf("plan %d: %s", seed, d)
+		}
+	}
+	for op := range numOps {
+		var kinds []int64
+		total := int64(0)
+		for k := range numKinds {
+			n := s.metrics.faults[op][k].Load()
+			kinds = append(kinds, n)
+			total += n
+		}
+		t.Logf("call %d: %d", op, kinds)
+		if total == 0 && op != opAskRewind { // nobody asks if nothing acknowledged is lost
+			t.Errorf("call %d never went wrong", op)
+		}
+	}
+	m := s.metrics.correlate
+	for what, c := range map[string]prometheus.Counter{
+		"commits that were fenced": m.Commits.WithLabelValues("fenced"), "commits that failed": m.Commits.WithLabelValues("failed"),
+		"repeats": m.Sections.WithLabelValues(correlate.Repeat.String()), "restarts": m.Restarts,
+		"snapshots used": m.Snapshots.WithLabelValues("used"), "snapshots refused": m.Snapshots.WithLabelValues("refused"),
+	} {
+		n := testutil.ToFloat64(c)
+		t.Logf("%v %s", n, what)
+		if n == 0 {
+			t.Errorf("no %s", what)
+		}
+	}
+	if n := testutil.ToFloat64(m.Mismatches); n > 0 {
+		t.Errorf("%v windows could not be rebuilt", n)
+	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
+	"github.com/vedette-sec/vedette/detect/layout"
 	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/incident"
 	"github.com/vedette-sec/vedette/stream"
@@ -24,7 +25,9 @@ type simVariant struct {
 	options func(*simCrew, *match.OwnerOptions, *correlate.OwnerOptions, *incident.Options)
 	// observed rewrites what correlate reads of a partition, given the checkpoint that
 	// it took over.
-	observed func(w *simWorld, p int32, log []stream.Record, cp correlate.Checkpoint) []stream.Record
+	observed func(log []stream.Record, cp correlate.Checkpoint) []stream.Record
+	// moving is the ledger by which a new layout is made.
+	moving func(simMover) layout.Ledger
 }
 
 // simVariants are the ones that broke the design in the simulation that it was
@@ -177,8 +180,8 @@ var simVariants = []simVariant{
 		options: func(c *simCrew, _ *match.OwnerOptions, co *correlate.OwnerOptions, _ *incident.Options) {
 			co.Ledger = ledgerOf{c, nil, func(ctx context.Context, co correlate.Commit) error {
 				return c.call(ctx, opCommit, co.Partition, func(uint64) error {
-					co.Epoch = c.w.epochs[co.Partition][0]
-					return c.w.commit(ctx, co)
+					co.Epoch = c.w.epochs[c.layout.key(co.Partition)][0]
+					return c.w.commit(ctx, c.layout, co)
 				})
 			}}
 		},
@@ -189,7 +192,7 @@ var simVariants = []simVariant{
 		options: func(c *simCrew, _ *match.OwnerOptions, co *correlate.OwnerOptions, _ *incident.Options) {
 			co.Ledger = ledgerOf{c, func(ctx context.Context, p int32) (old correlate.Checkpoint, err error) {
 				err = c.call(ctx, opAcquire, p, func(uint64) error {
-					old, err = c.w.peek(ctx, p)
+					old, err = c.w.peek(ctx, c.layout, p)
 					return err
 				})
 				if err != nil {
@@ -273,14 +276,14 @@ var simVariants = []simVariant{
 	{
 		name: "windows begin empty, as they do with the checkpoint's vector in place of the mark's",
 		rule: "6: rebuild starts with the mark's vector",
-		observed: func(_ *simWorld, _ int32, log []stream.Record, cp correlate.Checkpoint) []stream.Record {
+		observed: func(log []stream.Record, cp correlate.Checkpoint) []stream.Record {
 			return emptied(log, cp.Mark.Position, cp)
 		},
 	},
 	{
 		name: "windows are rebuilt from the newest mark",
 		rule: "6, Time: three generations are rebuilt",
-		observed: func(_ *simWorld, _ int32, log []stream.Record, cp correlate.Checkpoint) []stream.Record {
+		observed: func(log []stream.Record, cp correlate.Checkpoint) []stream.Record {
 			at := int64(0)
 			for _, m := range cp.Marks {
 				at = max(at, m.Position)
@@ -313,6 +316,34 @@ var simVariants = []simVariant{
 		},
 	},
 	{
+		name: "a new layout begins without history",
+		rule: "Layouts: into a new one match re-derives what windows need",
+		moving: func(m simMover) layout.Ledger {
+			return switches{m, func(s *correlate.Switch) {
+				for i := range s.Partitions {
+					s.Partitions[i].Marks = nil
+				}
+			}}
+		},
+	},
+	{
+		name: "profiles do not move with their keys",
+		rule: "Layouts: group-by keys move with their partitions",
+		moving: func(m simMover) layout.Ledger {
+			return switches{m, func(s *correlate.Switch) {
+				for i := range s.Partitions[1:] {
+					s.Partitions[0].Pages = append(s.Partitions[0].Pages, s.Partitions[1+i].Pages...)
+					s.Partitions[1+i].Pages = nil
+				}
+			}}
+		},
+	},
+	{
+		name:   "a move fences nobody",
+		rule:   "Layouts: what is at work is taken over, and must not have moved since",
+		moving: func(m simMover) layout.Ledger { return unfenced{m} },
+	},
+	{
 		name: "the assembler's cursor moves in a transaction of its own",
 		rule: "Incidents: with its cursor in one transaction",
 		options: func(c *simCrew, _ *match.OwnerOptions, _ *correlate.OwnerOptions, io *incident.Options) {
@@ -332,7 +363,7 @@ var simVariants = []simVariant{
 				return c.call(ctx, opCommit, co.Partition, func(uint64) error {
 					findings := co.Findings
 					co.Findings = nil
-					if err := c.w.commit(ctx, co); err != nil || len(findings) == 0 {
+					if err := c.w.commit(ctx, c.layout, co); err != nil || len(findings) == 0 {
 						return err
 					}
 					c.w.findings(ctx, findings, 0, id)
@@ -407,8 +438,8 @@ type greatest struct{ *simCrew }
 
 func (l greatest) LeastNext(ctx context.Context, s detect.Source) (next int64, err error) {
 	err = l.call(ctx, opLeastNext, s.Partition, func(uint64) error {
-		for _, m := range l.w.marks {
-			n, err := correlate.VectorNext(m.State, s)
+		for p := range int32(l.layout.Partitions) {
+			n, err := correlate.VectorNext(l.w.marks[l.layout.key(p)].State, s)
 			if err != nil {
 				return err
 			}
@@ -445,7 +476,7 @@ type fewer struct{ c *simCrew }
 
 func (l fewer) Produce(ctx context.Context, p int32, recs []stream.Record) (int64, error) {
 	n, err := l.c.Produce(ctx, p, recs)
-	if last := int32(l.c.w.partitions) - 1; err == nil && p == 0 && last > 0 {
+	if last := int32(l.c.layout.Partitions) - 1; err == nil && p == 0 && last > 0 {
 		empty := rewritten{l.c, func(s detect.Section) []detect.Section {
 			s.Groups = nil
 			return []detect.Section{s}
@@ -488,8 +519,8 @@ func (l ledgerOf) Commit(ctx context.Context, c correlate.Commit) error {
 // halfCommit writes findings or pages, and leaves the position where it is.
 func (c *simCrew) halfCommit(ctx context.Context, co correlate.Commit) error {
 	return c.call(ctx, opCommit, co.Partition, func(uint64) error {
-		co.Mark = c.w.marks[co.Partition]
-		return c.w.commit(ctx, co)
+		co.Mark = c.w.marks[c.layout.key(co.Partition)]
+		return c.w.commit(ctx, c.layout, co)
 	})
 }
 
@@ -531,13 +562,13 @@ func emptied(log []stream.Record, before int64, cp correlate.Checkpoint) []strea
 }
 
 // gapsApplied is a log in which sections reach back to where the one before ended.
-func gapsApplied(_ *simWorld, _ int32, log []stream.Record, _ correlate.Checkpoint) []stream.Record {
+func gapsApplied(log []stream.Record, _ correlate.Checkpoint) []stream.Record {
 	return follow(log, func(s *detect.Section, next int64) { s.From = min(s.From, next) })
 }
 
 // repeatsApplied is a log in which what sections repeat stands in the next that is
 // none.
-func repeatsApplied(_ *simWorld, _ int32, log []stream.Record, _ correlate.Checkpoint) []stream.Record {
+func repeatsApplied(log []stream.Record, _ correlate.Checkpoint) []stream.Record {
 	again := make(map[detect.Source][]detect.Group)
 	return follow(log, func(s *detect.Section, next int64) {
 		fresh := s.From <= next && next < s.To
@@ -582,6 +613,40 @@ func follow(log []stream.Record, change func(s *detect.Section, next int64)) []s
 		out[i].Value = detect.AppendBatch(nil, secs)
 	}
 	return out
+}
+
+// switches is a ledger that puts a layout into force otherwise than asked.
+type switches struct {
+	simMover
+	change func(*correlate.Switch)
+}
+
+func (l switches) SwitchLayout(ctx context.Context, s correlate.Switch) error {
+	l.change(&s)
+	return l.simMover.SwitchLayout(ctx, s)
+}
+
+// unfenced takes nothing over, and moves in spite of that.
+type unfenced struct{ simMover }
+
+func (l unfenced) Acquire(ctx context.Context, p int32) (cp correlate.Checkpoint, err error) {
+	err = l.call(ctx, opAcquire, p, func(uint64) error {
+		cp, err = l.w.peek(ctx, l.layout, p)
+		return err
+	})
+	return cp, err
+}
+
+func (l unfenced) AcquireSource(ctx context.Context, _ uint32, p int32) (pos match.Position, err error) {
+	err = l.call(ctx, opAcquireSource, p, func(uint64) error {
+		pos = l.w.positions[p]
+		return nil
+	})
+	return pos, err
+}
+
+func (l unfenced) SwitchLayout(ctx context.Context, s correlate.Switch) error {
+	return l.call(ctx, opSwitchLayout, 0, func(uint64) error { return l.w.switchLayout(ctx, s, false) })
 }
 
 // cursorFirst takes what has changed in a transaction before the one that assembles
@@ -643,8 +708,12 @@ func TestSimulationNoticesVariants(t *testing.T) {
 			if v.holds {
 				plans = 12
 			}
-			for seed := range plans {
+			for seed, n := 0, 0; n < plans; seed++ {
 				p := simPlans.Example(seed)
+				if v.moving != nil && p.Move == nil {
+					continue
+				}
+				n++
 				r := s.run(p, &v)
 				rewound += r.rewound
 				d := s.differ(p, r)

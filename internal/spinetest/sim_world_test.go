@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/vedette-sec/vedette/detect"
 	"github.com/vedette-sec/vedette/detect/correlate"
@@ -25,22 +24,25 @@ import (
 // simWorld is a Kafka and a Postgres in memory: what owners find when they start
 // and leave when they are killed.
 type simWorld struct {
-	gens       generations
-	history    *simHistory
-	partitions int
-	snapshots  string // directory; none if empty
+	gens      generations
+	history   *simHistory
+	snapshots string // directory; none if empty
 
 	mu        sync.Mutex
 	ends      []int64 // how much of each source there is yet
-	observed  [][]stream.Record
+	layouts   []*simLayout
+	topics    map[string][][]stream.Record // of observations
 	letters   map[place]string
 	positions map[int32]match.Position
 	rewinds   map[int32]int64
 	ledger    *correlate.MemoryLedger
-	marks     map[int32]correlate.Mark // what checkpoints stand at
 	incidents *incidenttest.Memory
 
-	epochs map[int32][2]int64 // of owners, and what the ledger has in their place
+	// By partition of a layout, see key: what checkpoints stand at, how many there were,
+	// and the epochs of owners with what the ledger has in their place.
+	marks   map[int32]correlate.Mark
+	numbers map[int32]int64
+	epochs  map[int32][2]int64
 
 	rewound int   // requests
 	serial  int64 // what a variant counts
@@ -58,11 +60,13 @@ func newSimWorld(gens generations, h *simHistory, partitions int, snapshots stri
 			rules = append(rules, ir)
 		}
 	}
+	first := &simLayout{correlate.Layout{ID: 1, Partitions: partitions, First: simSources, Sources: simSources, Topic: stream.TopicObservations}, simInForce}
 	return &simWorld{
-		gens: gens, history: h, partitions: partitions, snapshots: snapshots, ends: slices.Clone(h.main),
-		observed: make([][]stream.Record, partitions), letters: make(map[place]string), positions: make(map[int32]match.Position),
-		rewinds: make(map[int32]int64), ledger: correlate.NewMemoryLedger(evidence), marks: make(map[int32]correlate.Mark),
-		incidents: incidenttest.New(rules...), epochs: make(map[int32][2]int64),
+		gens: gens, history: h, snapshots: snapshots, ends: slices.Clone(h.main),
+		layouts: []*simLayout{first}, topics: map[string][][]stream.Record{first.Topic: make([][]stream.Record, partitions)},
+		letters: make(map[place]string), positions: make(map[int32]match.Position), rewinds: make(map[int32]int64),
+		ledger: correlate.NewMemoryLedger(evidence), incidents: incidenttest.New(rules...),
+		marks: make(map[int32]correlate.Mark), numbers: make(map[int32]int64), epochs: make(map[int32][2]int64),
 	}
 }
 
@@ -101,8 +105,9 @@ func (w *simWorld) standings() []match.Standing {
 
 func (w *simWorld) leastNext(s detect.Source) (int64, error) {
 	least := int64(math.MaxInt64)
-	for p := range int32(w.partitions) {
-		next, err := correlate.VectorNext(w.marks[p].State, s)
+	l := w.inForce()
+	for p := range int32(l.Partitions) {
+		next, err := correlate.VectorNext(w.marks[l.key(p)].State, s)
 		if err != nil {
 			return 0, err
 		}
@@ -113,8 +118,9 @@ func (w *simWorld) leastNext(s detect.Source) (int64, error) {
 
 func (w *simWorld) tails(s detect.Source) ([]detect.Tail, error) {
 	var out []detect.Tail
-	for _, m := range w.marks {
-		states, err := correlate.SourceStates(m.State)
+	l := w.inForce()
+	for p := range int32(l.Partitions) {
+		states, err := correlate.SourceStates(w.marks[l.key(p)].State)
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +133,9 @@ func (w *simWorld) tails(s detect.Source) ([]detect.Tail, error) {
 	return out, nil
 }
 
-func (w *simWorld) commit(ctx context.Context, c correlate.Commit) error {
+// commit is of an owner in a layout.
+func (w *simWorld) commit(ctx context.Context, l *simLayout, c correlate.Commit) error {
+	c.Partition = l.key(c.Partition)
 	if e := w.epochs[c.Partition]; c.Epoch == e[0] {
 		c.Epoch = e[1]
 	}
@@ -135,6 +143,7 @@ func (w *simWorld) commit(ctx context.Context, c correlate.Commit) error {
 		return err
 	}
 	w.marks[c.Partition] = c.Mark
+	w.numbers[c.Partition]++
 	if len(c.Findings) > 0 {
 		w.incidents.Checkpoint(c.Partition, c.Findings...)
 	}
@@ -156,25 +165,34 @@ func (w *simWorld) findings(ctx context.Context, fs []detect.Finding, p int32, n
 }
 
 // acquire takes a partition over.
-func (w *simWorld) acquire(ctx context.Context, p int32) (correlate.Checkpoint, error) {
-	cp, err := w.ledger.Acquire(ctx, p)
-	w.epochs[p] = [2]int64{cp.Epoch, cp.Epoch}
+func (w *simWorld) acquire(ctx context.Context, l *simLayout, p int32) (correlate.Checkpoint, error) {
+	if l.state != simInForce {
+		return correlate.Checkpoint{}, errSimRetired
+	}
+	cp, err := w.ledger.Acquire(ctx, l.key(p))
+	w.epochs[l.key(p)] = [2]int64{cp.Epoch, cp.Epoch}
 	return cp, err
 }
 
 // peek reads a checkpoint without taking it over, which the ledger knows no way to:
 // whoever has the partition keeps it under the new epoch.
-func (w *simWorld) peek(ctx context.Context, p int32) (correlate.Checkpoint, error) {
-	cp, err := w.ledger.Acquire(ctx, p)
-	w.epochs[p] = [2]int64{w.epochs[p][0], cp.Epoch}
+func (w *simWorld) peek(ctx context.Context, l *simLayout, p int32) (correlate.Checkpoint, error) {
+	cp, err := w.ledger.Acquire(ctx, l.key(p))
+	w.epochs[l.key(p)] = [2]int64{w.epochs[l.key(p)][0], cp.Epoch}
 	return cp, err
 }
 
-func (w *simWorld) append(p int32, recs []stream.Record) {
-	for _, r := range recs {
-		r.Offset = int64(len(w.observed[p]))
-		w.observed[p] = append(w.observed[p], r)
+// append appends to a topic of observations.
+func (w *simWorld) append(topic string, p int32, recs []stream.Record) error {
+	logs := w.topics[topic]
+	if int(p) >= len(logs) {
+		return errSimTopic
 	}
+	for _, r := range recs {
+		r.Offset = int64(len(logs[p]))
+		logs[p] = append(logs[p], r)
+	}
+	return nil
 }
 
 // settled says what has not been done yet; nil if all is.
@@ -186,11 +204,12 @@ func (w *simWorld) settled() error {
 			return fmt.Errorf("source %d is at %d of %d", s, pos.Next, end)
 		}
 	}
-	for p := range int32(w.partitions) {
-		if at, end := w.marks[p].Position, int64(len(w.observed[p])); at != end {
+	l := w.inForce()
+	for p := range int32(l.Partitions) {
+		if at, end := w.marks[l.key(p)].Position, int64(len(w.topics[l.Topic][p])); at != end {
 			return fmt.Errorf("partition %d is at %d of %d", p, at, end)
 		}
-		states, err := correlate.SourceStates(w.marks[p].State)
+		states, err := correlate.SourceStates(w.marks[l.key(p)].State)
 		if err != nil || len(states) != len(w.ends) {
 			return fmt.Errorf("partition %d has heard of %d sources: %v", p, len(states), err)
 		}
@@ -223,8 +242,9 @@ func (w *simWorld) effects() (map[string][]string, error) {
 		all["finding"] = append(all["finding"], fmt.Sprintf("%+v", f))
 	}
 	var pages []correlate.Page
-	for p := range int32(w.partitions) {
-		cp, err := w.ledger.Acquire(context.Background(), p)
+	l := w.inForce()
+	for p := range int32(l.Partitions) {
+		cp, err := w.ledger.Acquire(context.Background(), l.key(p))
 		if err != nil {
 			return nil, err
 		}
@@ -318,52 +338,4 @@ func (w *simWorld) meddle(p simCrewPlan, seed uint64) error {
 
 func simLetter(d stream.DeadLetter) (place, string) {
 	return place{d.Partition, d.Offset}, d.Reason + " " + hex.EncodeToString(d.Value)
-}
-
-// simReader reads a log of the world.
-type simReader struct {
-	c    *simCrew
-	op   simOp
-	part int32
-	next int64
-}
-
-// log is what there is of it now.
-func (r *simReader) log() []stream.Record {
-	if r.op == opRead {
-		return r.c.w.history.logs[r.part][:r.c.w.ends[r.part]]
-	}
-	log := r.c.w.observed[r.part]
-	if v := r.c.v; v != nil && v.observed != nil {
-		r.c.mu.Lock()
-		defer r.c.mu.Unlock()
-		return v.observed(r.c.w, r.part, log, r.c.taken[r.part])
-	}
-	return log
-}
-
-func (r *simReader) Read(ctx context.Context) (stream.Batch, error) {
-	var b stream.Batch
-	err := r.c.call(ctx, r.op, r.part, func(n uint64) error {
-		log := r.log()
-		end := int64(len(log))
-		if r.next > end {
-			return stream.ErrTruncated
-		}
-		to := min(end, r.next+1+int64(n%12))
-		b = stream.Batch{Records: slices.Clone(log[r.next:to]), Next: to, End: end}
-		return nil
-	})
-	if err == nil && len(b.Records) == 0 {
-		select {
-		case <-time.After(250 * time.Millisecond):
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-	}
-	if err != nil {
-		return stream.Batch{}, err
-	}
-	r.next = b.Next
-	return b, nil
 }
