@@ -120,7 +120,7 @@ func (m *mover) verify(ctx context.Context, p *Problem, t detect.Tail) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	r := m.Kafka.Reader(p.Topic, p.Partition, t.End - 1)
+	r := m.Kafka.Reader(p.Topic, p.Partition, t.End-1)
 	return stream.Verify(ctx, r, t.End-1, t.CRC)
 }
 
