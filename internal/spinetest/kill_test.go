@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"math/rand/v2"
-	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/vedette-sec/vedette/detect/correlate"
+	"github.com/vedette-sec/vedette/internal/effects"
 	"github.com/vedette-sec/vedette/storage"
 	"github.com/vedette-sec/vedette/storage/pgtest"
 	"github.com/vedette-sec/vedette/stream"
@@ -24,6 +24,8 @@ import (
 var (
 	seedFlag  = flag.Uint64("spine.seed", 0, "seed of the kill test; 0: a new one")
 	killsFlag = flag.Int("spine.kills", 64, "how often owners are killed")
+	// sigkillsFlag is for processes.
+	sigkillsFlag = flag.Int("spine.sigkills", 9, "how often a process of each role is killed")
 )
 
 // start is when the simulated time begins: recent, so that nothing is too old to
@@ -244,28 +246,5 @@ func answerLost(b *devbroker.Broker, key kmsg.Key, topic string) {
 // compare fails the test unless both are the same sets, and says what each held.
 func compare(t *testing.T, got, want map[string][]string) {
 	t.Helper()
-	for _, what := range []string{"finding", "profile", "incident", "entity"} {
-		g, w := got[what], want[what]
-		slices.Sort(g)
-		slices.Sort(w)
-		t.Logf("%d of %s", len(w), what)
-		if len(w) == 0 {
-			t.Errorf("nothing of %s: the load tests nothing", what)
-		}
-		shown := 0
-		show := func(how string, a, b []string) {
-			for _, x := range a {
-				if _, ok := slices.BinarySearch(b, x); !ok {
-					if shown++; shown <= 8 {
-						t.Errorf("%s %s: %.600s", how, what, x)
-					}
-				}
-			}
-		}
-		show("missing", w, g)
-		show("unexpected", g, w)
-		if shown > 0 || len(g) != len(w) {
-			t.Errorf("%s: %d differ; %d, want %d", what, shown, len(g), len(w))
-		}
-	}
+	effects.Compare(t, got, want)
 }

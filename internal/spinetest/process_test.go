@@ -3,13 +3,17 @@ package spinetest
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/vedette-sec/vedette/storage/pgtest"
 	"github.com/vedette-sec/vedette/stream/devbroker"
@@ -28,6 +32,7 @@ type childSite struct {
 	// Session is that of the groups to join; zero: take everything.
 	Session   time.Duration
 	Snapshots string
+	Only      string // role; empty: all
 }
 
 // TestMain is also the process that gets killed.
@@ -66,7 +71,7 @@ func child(env string) int {
 		}
 		defer db.Close()
 		defer c.Close()
-		o := crewOptions{every: 30 * time.Millisecond, faults: &faults{}}
+		o := crewOptions{every: 30 * time.Millisecond, faults: &faults{}, only: cs.Only}
 		switch cs.Session {
 		case 0:
 		case hurried().Session:
@@ -89,8 +94,9 @@ func child(env string) int {
 	return 0
 }
 
-// TestProcessKilled kills a real process with SIGKILL, some times, while another
-// may be running already.
+// TestProcessKilled runs match, correlate and the assembler as processes of their own
+// and kills each with SIGKILL, many times, at instants that have nothing to do with
+// the others', and while another of its role may be running already.
 func TestProcessKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for some seconds")
@@ -101,7 +107,6 @@ func TestProcessKilled(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d: repeat with -spine.seed=%d", seed, seed)
-	rnd := rand.New(rand.NewPCG(seed, 5))
 	ctx := within(t, 5*time.Minute)
 	dsn := pgtest.NewDSN(t)
 	b, err := devbroker.Start(devbroker.Options{RetentionEvery: time.Hour})
@@ -115,47 +120,56 @@ func TestProcessKilled(t *testing.T) {
 
 	const steps = 900
 	w := newWriter(t, c, sources, seed, steps)
-	done := make(chan error, 1)
-	go func() {
-		for range steps {
+	var besieged sync.WaitGroup
+	over := make(chan struct{})
+	var all errgroup.Group
+	all.Go(func() error {
+		for i := range steps {
 			if err := w.step(ctx); err != nil {
-				done <- err
-				return
+				return err
 			}
-			time.Sleep(4 * time.Millisecond) // paced, to last as long as the killing
+			if i < steps-100 { // paced, to last as long as the killing, and end behind it
+				select {
+				case <-over:
+				case <-time.After(time.Duration(*sigkillsFlag) * 500 * time.Microsecond):
+				}
+			}
 		}
-		done <- nil
-	}()
-
-	env, err := json.Marshal(childSite{Brokers: s.brokers, Observations: s.observations, DSN: s.dsn, Snapshots: t.TempDir()})
-	if err != nil {
+		return nil
+	})
+	var envs [][]byte
+	snapshots := t.TempDir()
+	for i, role := range []string{roleMatch, roleCorrelate, roleAssemble} {
+		env, err := json.Marshal(childSite{Brokers: s.brokers, Observations: s.observations, DSN: s.dsn, Snapshots: snapshots, Only: role})
+		if err != nil {
+			t.Fatal(err)
+		}
+		envs = append(envs, env)
+		rnd := rand.New(rand.NewPCG(seed, uint64(5+i)))
+		besieged.Add(1)
+		all.Go(func() error {
+			defer besieged.Done()
+			if err := besiege(ctx, env, *sigkillsFlag, rnd); err != nil {
+				return fmt.Errorf("%s: %w", role, err)
+			}
+			return nil
+		})
+	}
+	besieged.Wait()
+	close(over)
+	if err := all.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	var before *exec.Cmd
-	for range 8 {
-		cmd := spawn(t, ctx, env)
-		time.Sleep(time.Duration(100+rnd.IntN(600)) * time.Millisecond) // any instant will do: that is the test
-		if before != nil {
-			kill(t, before)
-			before = nil
-		}
-		if rnd.IntN(3) == 0 {
-			before = cmd // it goes on until it is fenced, or killed beside the next
-			continue
-		}
-		kill(t, cmd)
+	var last []*exec.Cmd
+	for _, env := range envs {
+		last = append(last, spawn(t, ctx, env))
 	}
-	if before != nil {
-		kill(t, before)
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	last := spawn(t, ctx, env)
 	if err := s.settled(ctx, db, c); err != nil {
 		t.Fatal(err)
 	}
-	stop(t, last)
+	for _, cmd := range last {
+		stop(t, cmd)
+	}
 	got, err := s.effects(ctx, db, c)
 	if err != nil {
 		t.Fatal(err)
@@ -163,14 +177,50 @@ func TestProcessKilled(t *testing.T) {
 	compare(t, got, undisturbed(t, ctx, s))
 }
 
-// kill sends SIGKILL. A process that was fenced has to be alive as well: it waits
-// to be told to stop.
-func kill(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
+// besiege starts a process again and again, and kills each after a while.
+func besiege(ctx context.Context, env []byte, kills int, rnd *rand.Rand) error {
+	var running []*exec.Cmd
+	for n := 0; n < kills; {
+		cmd, err := begin(ctx, env)
+		if err != nil {
+			return err
+		}
+		running = append(running, cmd)
+		time.Sleep(time.Duration(50+rnd.IntN(600)) * time.Millisecond) // any instant will do: that is the test
+		left := 0
+		if rnd.IntN(3) == 0 {
+			left = 1 // it goes on until it is fenced, or killed beside the next
+		}
+		for ; len(running) > left && n < kills; n++ {
+			if err := slay(running[0]); err != nil {
+				return err
+			}
+			running = running[1:]
+		}
+	}
+	for _, cmd := range running {
+		if err := slay(cmd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// slay sends SIGKILL. A process that was fenced has to be alive as well: it waits to
+// be told to stop.
+func slay(cmd *exec.Cmd) error {
 	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if err := cmd.Wait(); err == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("process ended by itself: %v", cmd.ProcessState)
+		return fmt.Errorf("process ended by itself: %v", cmd.ProcessState)
+	}
+	return nil
+}
+
+func kill(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := slay(cmd); err != nil {
+		t.Fatal(err)
 	}
 }

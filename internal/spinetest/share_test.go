@@ -317,20 +317,29 @@ func processesShare(
 // spawn starts a child and waits until it heeds signals.
 func spawn(t *testing.T, ctx context.Context, env []byte) *exec.Cmd {
 	t.Helper()
+	cmd, err := begin(ctx, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// begin starts a child, and returns once it heeds signals.
+func begin(ctx context.Context, env []byte) (*exec.Cmd, error) {
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+string(env))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if _, err := io.ReadFull(out, make([]byte, len(ready))); err != nil {
-		t.Fatalf("child did not start: %v", err)
+		return nil, fmt.Errorf("child did not start: %w", err)
 	}
-	return cmd
+	return cmd, nil
 }
 
 // stop tells a child to end and waits for it.

@@ -13,6 +13,15 @@ import (
 	"github.com/vedette-sec/vedette/stream"
 )
 
+// deliveries gives for each place in the log the first place of the same bytes, any
+// of which evidence may point at.
+type deliveries map[place]place
+
+type place struct {
+	partition int32
+	offset    int64
+}
+
 // simHistory is a log in memory: two spells of traffic with quiet hours between
 // them, so that what is kept ages out and windows are rebuilt from marks, and ticks
 // behind them by which everything settles.

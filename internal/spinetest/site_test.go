@@ -3,7 +3,6 @@ package spinetest
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,8 +21,8 @@ import (
 	"github.com/vedette-sec/vedette/detect/correlate"
 	"github.com/vedette-sec/vedette/detect/match"
 	"github.com/vedette-sec/vedette/incident"
+	"github.com/vedette-sec/vedette/internal/effects"
 	"github.com/vedette-sec/vedette/storage"
-	"github.com/vedette-sec/vedette/storage/pgtest"
 	"github.com/vedette-sec/vedette/stream"
 )
 
@@ -263,6 +262,13 @@ func answer[T any](f *faults, name string, call func() (T, error)) (T, error) {
 	return v, errors.Join(err, after)
 }
 
+// The roles that a crew may have.
+const (
+	roleMatch     = "match"
+	roleCorrelate = "correlate"
+	roleAssemble  = "assemble"
+)
+
 // crew is one set of owners: match, correlate and the assembler of one process.
 type crew struct {
 	matcher *match.Owner
@@ -279,6 +285,7 @@ type crewOptions struct {
 	metrics *correlate.Metrics   // may be nil
 	share   *stream.GroupOptions // how to join the groups that share the work; nil: all of it is the crew's
 	speaks  string               // the one generation that its program can judge; empty: all
+	only    string               // the one role, of roles, that it has; empty: all
 }
 
 func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, error) {
@@ -331,7 +338,8 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 	if err != nil {
 		return nil, err
 	}
-	parts := []func(context.Context) error{rewinds.Run, func(ctx context.Context) error {
+	has := func(role string) bool { return o.only == "" || o.only == role }
+	assemble := func(ctx context.Context) error {
 		for {
 			err := assembler.Run(ctx)
 			if o.share == nil || !errors.Is(err, incident.ErrFenced) {
@@ -344,12 +352,20 @@ func (s *site) start(db *storage.DB, c *stream.Client, o crewOptions) (*crew, er
 				return nil
 			}
 		}
-	}}
+	}
+	parts := []func(context.Context) error{rewinds.Run}
+	if has(roleAssemble) {
+		parts = append(parts, assemble)
+	}
 	for _, topic := range []struct {
+		role string
 		name string
 		n    int
 		run  func(ctx context.Context, p int32, confirm func(context.Context) error) error
-	}{{stream.TopicLogs, s.sources(), matcher.RunSource}, {s.observations, s.partitions(), runCorrelate}} {
+	}{{roleMatch, stream.TopicLogs, s.sources(), matcher.RunSource}, {roleCorrelate, s.observations, s.partitions(), runCorrelate}} {
+		if !has(topic.role) {
+			continue
+		}
 		if o.share == nil {
 			for p := range int32(topic.n) {
 				parts = append(parts, func(ctx context.Context) error { return topic.run(ctx, p, nil) })
@@ -469,83 +485,9 @@ func (s *site) behind(ctx context.Context, db *storage.DB, c *stream.Client) err
 	return nil
 }
 
-// deliveries gives for each place in the log the first place of the same bytes:
-// where a record was delivered more than once, after it was judged too, evidence
-// may point at any of its deliveries.
-type deliveries map[place]place
-
-type place struct {
-	partition int32
-	offset    int64
-}
-
-func (s *site) readDeliveries(ctx context.Context, c *stream.Client) (deliveries, error) {
-	d := make(deliveries)
-	first := make(map[[sha256.Size]byte]place)
-	for p := range int32(s.sources()) {
-		_, end, err := c.Bounds(ctx, stream.TopicLogs, p)
-		if err != nil {
-			return nil, err
-		}
-		r := c.NewReader(stream.ReaderOptions{Topic: stream.TopicLogs, Partition: p})
-		for r.Next() < end {
-			b, err := r.Read(ctx)
-			if err != nil {
-				return nil, err
-			}
-			for _, rec := range b.Records {
-				sum := sha256.Sum256(rec.Value)
-				at := place{p, rec.Offset}
-				if _, ok := first[sum]; !ok {
-					first[sum] = at
-				}
-				d[at] = first[sum]
-			}
-		}
-	}
-	return d, nil
-}
-
-// effects is what the promise covers: findings, profiles and incidents as sets,
-// without wall clock and surrogate columns.
+// effects is what the promise covers.
 func (s *site) effects(ctx context.Context, db *storage.DB, c *stream.Client) (map[string][]string, error) {
-	all := make(map[string][]string)
-	d, err := s.readDeliveries(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	findings, err := pgtest.Findings(ctx, db)
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range findings {
-		for i := range f.Evidence {
-			e := &f.Evidence[i]
-			at, ok := d[place{e.Source.Partition, e.Offset}]
-			if !ok {
-				return nil, fmt.Errorf("finding %s points at offset %d of %d, where nothing is", f.ID, e.Offset, e.Source.Partition)
-			}
-			e.Source.Partition, e.Offset = at.partition, at.offset
-		}
-		all["finding"] = append(all["finding"], fmt.Sprintf("%+v", f))
-	}
-	for what, query := range map[string]string{
-		"profile": `SELECT concat_ws(' ', layout, partition, rule_version, page, encode(data, 'hex')) FROM profile`,
-		"incident": `SELECT concat_ws(' ', i.tenant, encode(i.opener, 'hex'), i.rule_id, i.rule_ids, i.title, i.severity, i.account, i.tags, i.count,
-			i.first_seen, i.last_seen, i.status, (SELECT string_agg(encode(f.id, 'hex'), ',' ORDER BY f.id) FROM finding f WHERE f.tenant = i.tenant AND f.incident_id = i.id),
-			(SELECT string_agg(receiver || ' ' || event, ',' ORDER BY receiver) FROM intent n WHERE n.tenant = i.tenant AND n.incident_id = i.id))
-			FROM incident i WHERE i.status <> 'merged'`,
-		"entity": `SELECT concat_ws(' ', tenant, encode(finding_id, 'hex'), type, value) FROM finding_entity`,
-	} {
-		rows, err := db.Pool().Query(ctx, query)
-		if err != nil {
-			return nil, err
-		}
-		if all[what], err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
-			return nil, fmt.Errorf("read %ss: %w", what, err)
-		}
-	}
-	return all, nil
+	return effects.Read(ctx, db, c, s.sources())
 }
 
 // quiet is a log that shows only when asked for.
