@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +30,7 @@ type childService struct {
 	Config config.Config
 	Secret map[string]string // which do not travel in a config
 	Roles  []app.Role
+	Timing app.Timing
 }
 
 // TestMain is also the process that gets killed.
@@ -37,6 +40,9 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// nowhere is where a process listens that has no API.
+const nowhere = "nowhere"
 
 // child runs a service until it is told to stop, which SIGKILL does not do, and says
 // where it listens.
@@ -52,8 +58,12 @@ func child(env string) int {
 			r.URL, r.Key = secret.String(c.Secret["url"]), secret.String(c.Secret["key"])
 		}
 		var a *app.App
-		if a, err = app.Start(ctx, app.Options{Config: &c.Config, Roles: c.Roles, Logger: discard, Version: "child"}); err == nil {
-			os.Stdout.WriteString(a.Addr() + "\n")
+		if a, err = app.Start(ctx, app.Options{Config: &c.Config, Roles: c.Roles, Timing: c.Timing, Logger: discard, Version: "child"}); err == nil {
+			addr := nowhere
+			if len(c.Roles) == 0 || slices.Contains(c.Roles, app.API) {
+				addr = a.Addr()
+			}
+			os.Stdout.WriteString(addr + "\n")
 			<-ctx.Done()
 			a.Stop()
 			return 0
@@ -66,34 +76,70 @@ func child(env string) int {
 // process is a service in a process of its own.
 type process struct {
 	cmd  *exec.Cmd
-	addr string
+	up   chan struct{} // closed once it works, or will not
+	addr string        // where it listens, if it works and does; set before up is closed
 }
 
-// spawn starts one with s's configuration.
-func (s *system) spawn(roles ...app.Role) *process {
-	s.T.Helper()
+// launch starts one with s's configuration, and returns at once.
+func (s *system) launch(ctx context.Context, roles ...app.Role) (*process, error) {
 	r := s.Config.Alerting.Receivers[0]
-	env, err := json.Marshal(childService{Config: *s.Config, Roles: roles, Secret: map[string]string{
+	env, err := json.Marshal(childService{Config: *s.Config, Roles: roles, Timing: s.Timing, Secret: map[string]string{
 		"dsn": s.Config.Postgres.DSN.Reveal(), "url": r.URL.Reveal(), "key": r.Key.Reveal(),
 	}})
 	if err != nil {
-		s.T.Fatal(err)
+		return nil, err
 	}
-	p := &process{cmd: exec.CommandContext(s.T.Context(), os.Args[0])}
+	p := &process{cmd: exec.CommandContext(ctx, os.Args[0]), up: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), childEnv+"="+string(env))
 	p.cmd.Stderr = os.Stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
-		s.T.Fatal(err)
+		return nil, err
 	}
 	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		defer close(p.up)
+		if line, err := bufio.NewReader(out).ReadString('\n'); err == nil {
+			p.addr = strings.TrimSpace(line)
+		}
+	}()
+	return p, nil
+}
+
+// works reports whether it has come up by now.
+func (p *process) works() bool {
+	select {
+	case <-p.up:
+		return p.addr != ""
+	default:
+		return false
+	}
+}
+
+// kill ends it as nothing else does.
+func (p *process) kill() error {
+	if err := p.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	<-p.up // or Wait would close what is being read
+	if err := p.cmd.Wait(); err == nil || p.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		return fmt.Errorf("process ended by itself: %v", p.cmd.ProcessState)
+	}
+	return nil
+}
+
+// spawn starts one with s's configuration and waits until it works.
+func (s *system) spawn(roles ...app.Role) *process {
+	s.T.Helper()
+	p, err := s.launch(s.T.Context(), roles...)
+	if err != nil {
 		s.T.Fatal(err)
 	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		s.T.Fatalf("child did not start: %v", err)
+	if <-p.up; !p.works() {
+		s.T.Fatal("child did not start")
 	}
-	p.addr = strings.TrimSpace(line)
 	return p
 }
 
@@ -143,11 +189,8 @@ func TestActiveAlertKilled(t *testing.T) {
 		t.Error("both assemble")
 	}
 
-	if err := first.cmd.Process.Kill(); err != nil {
+	if err := first.kill(); err != nil {
 		t.Fatal(err)
-	}
-	if err := first.cmd.Wait(); err == nil {
-		t.Error("the first ended by itself")
 	}
 	killed := time.Now()
 	push("203.0.113.2")
