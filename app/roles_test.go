@@ -112,7 +112,7 @@ func TestRolesKilled(t *testing.T) {
 		c.Rules.Shipped, c.Rules.Paths = false, []string{dir}
 		c.Collect.Files = []config.FileSource{{Name: "files", Paths: []string{g.logs}, Poll: 50 * time.Millisecond}}
 	})
-	g.App.Stop() // it made the tokens
+	g.App.Stop()                  // it made the tokens
 	strike := make(chan struct{}) // a message has come in, and is not answered yet
 	g.Receiver.Moody(mood(rand.New(rand.NewPCG(seed, 1)), strike))
 
