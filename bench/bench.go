@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -131,6 +132,8 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
+	// Every probe is to open an incident of its own, not to become part of a flood.
+	s.cfg.Incidents.FloodKeys = math.MaxInt32
 	if err = s.boot(ctx); err == nil {
 		err = s.measure(ctx, r)
 	}

@@ -30,7 +30,7 @@ func root(tb testing.TB) string {
 func TestRun(t *testing.T) {
 	var told []string
 	r, err := bench.Run(t.Context(), bench.Options{
-		Events: 5000, Rate: 1000, Duration: 2 * time.Second, Probes: 20, Dir: root(t),
+		Events: 5000, Rate: 1000, Duration: 2 * time.Second, Probes: 60, Dir: root(t),
 		Progress: func(p bench.Progress) {
 			if len(told) == 0 || told[len(told)-1] != p.Stage {
 				told = append(told, p.Stage)
@@ -52,7 +52,7 @@ func TestRun(t *testing.T) {
 	if tp.Events != 5000 || tp.EventsPerSecond <= 0 || tp.BytesPerEvent < 500 || tp.CPUPerMillion <= 0 || tp.ObservationsPerEvent <= 0 {
 		t.Errorf("throughput: %+v", tp)
 	}
-	if l.Probes < 30 || l.Incident.Arrived != l.Probes || l.Alert.Arrived != l.Probes {
+	if l.Probes < 70 || l.Incident.Arrived != l.Probes || l.Alert.Arrived != l.Probes {
 		t.Errorf("%d probes, %d incidents, %d alerts", l.Probes, l.Incident.Arrived, l.Alert.Arrived)
 	}
 	for _, x := range []bench.Latency{l.Incident, l.Alert} {

@@ -171,7 +171,8 @@ func replaceMember(v, name, value string) string {
 	return v[:i] + value + v[end:]
 }
 
-// latencies is how long probes took, from before their append.
+// latencies is how long probes took, from before their append. Those that did not
+// arrive count as having taken as long as was waited for them.
 func latencies(probes []probe, until func(probe) (time.Time, bool)) Latency {
 	var took []time.Duration
 	for _, p := range probes {
@@ -179,11 +180,14 @@ func latencies(probes []probe, until func(probe) (time.Time, bool)) Latency {
 			took = append(took, at.Sub(p.appended))
 		}
 	}
-	slices.Sort(took)
 	l := Latency{Arrived: len(took)}
-	if len(took) == 0 {
+	if len(probes) == 0 {
 		return l
 	}
+	for range len(probes) - len(took) {
+		took = append(took, arriveWithin)
+	}
+	slices.Sort(took)
 	// The least that so large a share of the probes did not exceed.
 	rank := func(q float64) float64 {
 		i := int(q*float64(len(took))+0.999999) - 1
