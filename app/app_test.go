@@ -33,7 +33,14 @@ func start(t *testing.T, tweaks ...func(*config.Config)) *system {
 // startIn brings the service up that waits as the timing says.
 func startIn(t *testing.T, timing app.Timing, tweaks ...func(*config.Config)) *system {
 	t.Helper()
-	s := &system{kafka: devbroker.Options{Logger: discard, Dir: t.TempDir(), NoSync: true, MinSession: timing.Session}}
+	return startOn(t, devbroker.Options{}, timing, tweaks...)
+}
+
+// startOn brings it up over such a broker.
+func startOn(t *testing.T, kafka devbroker.Options, timing app.Timing, tweaks ...func(*config.Config)) *system {
+	t.Helper()
+	kafka.Logger, kafka.Dir, kafka.NoSync, kafka.MinSession = discard, t.TempDir(), true, timing.Session
+	s := &system{kafka: kafka}
 	s.startBroker(t)
 	t.Cleanup(func() { s.broker.Close() })
 	s.kafka.Listen = s.broker.Addr()

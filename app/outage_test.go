@@ -18,6 +18,7 @@ import (
 	"github.com/vedette-sec/vedette/config"
 	"github.com/vedette-sec/vedette/internal/servicetest"
 	"github.com/vedette-sec/vedette/secret"
+	"github.com/vedette-sec/vedette/stream/devbroker"
 )
 
 // outage is a run of the service with traffic that goes on while something it
@@ -44,8 +45,14 @@ const besetLeave = time.Second
 // beset starts the service with its traffic.
 func beset(t *testing.T, tweaks ...func(*config.Config)) *outage {
 	t.Helper()
+	return besetOn(t, devbroker.Options{}, tweaks...)
+}
+
+// besetOn starts it over such a broker.
+func besetOn(t *testing.T, kafka devbroker.Options, tweaks ...func(*config.Config)) *outage {
+	t.Helper()
 	o := &outage{t: t, logs: t.TempDir(), from: time.Now().Add(-10 * time.Minute), codes: map[int]int{}, wrong: map[string]int{}}
-	o.system = startIn(t, app.Timing{Leave: besetLeave}, append(tweaks, func(c *config.Config) {
+	o.system = startOn(t, kafka, app.Timing{Leave: besetLeave}, append(tweaks, func(c *config.Config) {
 		c.Collect.Files = []config.FileSource{{Name: "files", Paths: []string{o.logs}, Poll: 50 * time.Millisecond}}
 	})...)
 	t.Cleanup(o.App.Stop)

@@ -130,9 +130,9 @@ func TestRolesKilled(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				any := time.NewTimer(time.Duration(rnd.IntN(4000)) * time.Millisecond)
+				moment := time.NewTimer(time.Duration(rnd.IntN(4000)) * time.Millisecond)
 				select {
-				case <-any.C: // any instant will do: that is the test
+				case <-moment.C: // any instant will do: that is the test
 				case <-only(role == app.Alert, strike): // this one is rare otherwise
 					struck.Add(1)
 				}

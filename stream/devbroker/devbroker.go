@@ -36,7 +36,9 @@ type Options struct {
 	NoSync         bool          // leave it to the operating system when writes reach the disk
 	RetentionEvery time.Duration // how often retention is applied; 1 min if zero
 	MinSession     time.Duration // least session timeout that members of groups may ask for; 6 s if zero
-	Logger         *slog.Logger  // slog.Default if nil
+	// ListenFunc makes the listener, for tests of connections that fail; net.Listen if nil.
+	ListenFunc func(network, address string) (net.Listener, error)
+	Logger     *slog.Logger // slog.Default if nil
 }
 
 // Broker is a running broker.
@@ -58,6 +60,9 @@ func Start(o Options) (*Broker, error) {
 	if o.RetentionEvery <= 0 {
 		o.RetentionEvery = time.Minute
 	}
+	if o.ListenFunc == nil {
+		o.ListenFunc = net.Listen
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -73,7 +78,7 @@ func Start(o Options) (*Broker, error) {
 		kfake.NumBrokers(1),
 		kfake.ClusterID("vedette-dev"),
 		kfake.WithLogger(logger{o.Logger}),
-		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, o.Listen) }),
+		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return o.ListenFunc(network, o.Listen) }),
 	}
 	if o.MinSession > 0 {
 		opts = append(opts, kfake.GroupMinSessionTimeout(o.MinSession))
