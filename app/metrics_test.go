@@ -197,7 +197,7 @@ func TestMetricsReference(t *testing.T) {
 	}
 
 	var out bytes.Buffer
-	out.WriteString("# Metrics\n\nWhat `/metrics` shows, in the order a record goes. This page is written from the code\n(`go test ./app -run TestMetricsReference -update`). Beside these there are the Go runtime's\n(`go_…`) and the process's (`process_…`). Counters count from the start of the process.\n")
+	out.WriteString("# Metrics\n\nWhat `/metrics` shows, in the order a record goes. This page is written from the code\n(`go test ./app -run TestMetricsReference -update`). Beside these there are the Go runtime's\n(`go_…`) and the process's (`process_…`). Counters count from the start of the process. Those of\nmatch count again what it reads again when it goes on from its saved position, about a second's\nworth; all behind it count everything once.\n")
 	left := slices.Clone(ms)
 	for _, stage := range stages {
 		fmt.Fprintf(&out, "\n## %s\n\n| metric | type | unit | labels | what it is |\n| --- | --- | --- | --- | --- |\n", stage.title)

@@ -48,7 +48,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Sections:     counterBy("sections_total", "Sections read, by what became of them.", "result"),
 		Observations: counter("observations_total", "Observations in sections that were applied."),
-		Engine:       counterBy("engine_events_total", "What the engine met, rebuilds included, by what it is.", "what"),
+		Engine:       counterBy("engine_events_total", "Events that the engine met, and panics of rules, by what they are; what windows are rebuilt from is not counted again.", "what"),
 		Findings:     counter("findings_total", "Findings and additions to findings committed."),
 		Pages:        counter("pages_total", "Profile pages committed."),
 		Commits:      counterBy("commits_total", "Checkpoints, by outcome.", "outcome"),
