@@ -72,6 +72,7 @@ func TestMetricsCountWhatWasSent(t *testing.T) {
 	}
 	s := start(t, func(c *config.Config) {
 		c.Rules = config.Rules{Paths: []string{dir}}
+		c.Snapshots.Every = 0 // so that windows are rebuilt from the log
 		c.Collect.Files = []config.FileSource{{Name: "files", Paths: []string{logs}, Type: "aws.apigateway", Poll: 50 * time.Millisecond}}
 	})
 	t.Cleanup(func() { s.App.Stop() })
