@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -37,6 +38,16 @@ type childService struct {
 func TestMain(m *testing.M) {
 	if env := os.Getenv(childEnv); env != "" {
 		os.Exit(child(env))
+	}
+	// These tests wait more than they compute: unless told otherwise, more of them at
+	// once than there are processors.
+	flag.Parse()
+	told := false
+	flag.Visit(func(f *flag.Flag) { told = told || f.Name == "test.parallel" })
+	if !told {
+		if err := flag.Set("test.parallel", "4"); err != nil {
+			panic(err)
+		}
 	}
 	os.Exit(m.Run())
 }
