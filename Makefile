@@ -14,11 +14,11 @@ run: postgres build
 test: postgres
 	$(GOTEST) ./...
 
-# What decode, match, correlate and the whole path take; compare runs with bin/benchstat.
+# What decode, match, correlate, replay, a start and the whole path take; compare runs with bin/benchstat.
 BENCH ?= .
 COUNT ?= 5
 bench: postgres
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./event ./detect/... ./bench
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./event ./detect/... ./bench ./replay ./cmd/vedette
 
 # Installs Postgres where it is missing and may be installed, and says so.
 postgres:

@@ -151,6 +151,9 @@ func Start(ctx context.Context, o Options) (_ *App, err error) {
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.parts = newSupervisor(a.logger)
+	a.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "vedette_failing_parts", Help: "Parts of this process that are not at work, as /readyz names them: 0 if it is ready.",
+	}, a.parts.failing))
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	defer func() {

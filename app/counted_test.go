@@ -157,6 +157,7 @@ func TestMetricsCountWhatWasSent(t *testing.T) {
 		want{"vedette_notifications_failed_total", 0, nil},
 		want{"vedette_notifications_oldest_undelivered_seconds", 0, nil},
 		want{"vedette_unread_partitions", 0, nil},
+		want{"vedette_failing_parts", 0, nil},
 		want{"vedette_correlate_live", 2, nil},
 		want{"vedette_correlate_findings_total", series(t, s.App, "vedette_storage_finding_rows_total"), nil},
 	)

@@ -133,7 +133,7 @@ var stages = []struct {
 	{"The ledger", []string{"storage"}},
 	{"Incidents", []string{"assembler", "incident", "evidence"}},
 	{"Notifications", []string{"notifications"}},
-	{"The process", []string{"active", "http"}},
+	{"The process", []string{"failing", "active", "http"}},
 }
 
 // unit is what the value of a metric is in, or "" if its name does not say.

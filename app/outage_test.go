@@ -257,6 +257,7 @@ func TestStopInAnOutage(t *testing.T) {
 			}
 			fail(o, p)
 			o.Eventually("readiness tells", func() bool { return o.Ready(name) })
+			o.Eventually("the metrics tell", func() bool { return o.Metric("vedette_failing_parts") > 0 })
 			o.cancel()
 			o.done.Wait()
 			began := time.Now()

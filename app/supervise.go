@@ -85,4 +85,11 @@ func (s *supervisor) check(context.Context) error {
 	return errors.Join(errs...)
 }
 
+// failing is how many parts are not at work.
+func (s *supervisor) failing() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return float64(len(s.down))
+}
+
 func (s *supervisor) wait() { s.wg.Wait() }
