@@ -64,9 +64,13 @@ correlation: {type: event_count, rules: [refused], group-by: [actor.user.uid, sr
 `
 
 const (
-	users   = 20  // fewer addresses than are a flood
-	refused = 40  // requests from each address
-	whole   = 160 // events of an incident: two addresses, by two rules
+	users   = 20 // fewer addresses than are a flood
+	refused = 40 // requests from each address
+	// longestLife is how long a process goes on at most: long enough that it is at
+	// work, for the groups take a second to miss the one before it.
+	longestLife = 6 * time.Second
+
+	whole = 160 // events of an incident: two addresses, by two rules
 )
 
 // siege is a service whose roles are processes of their own, that get killed.
@@ -106,7 +110,7 @@ func TestRolesKilled(t *testing.T) {
 	}
 	g := &siege{t: t, logs: t.TempDir(), from: time.Now().Add(-10 * time.Minute).Truncate(time.Minute)}
 	g.system = startIn(t, app.Timing{
-		Session: 1500 * time.Millisecond, Lease: 2 * time.Second, Update: 500 * time.Millisecond,
+		Session: time.Second, Lease: time.Second, Update: 500 * time.Millisecond,
 		Deliver: 2 * time.Second, Rescue: 4 * time.Second, Survey: 500 * time.Millisecond,
 	}, func(c *config.Config) {
 		c.Rules.Shipped, c.Rules.Paths = false, []string{dir}
@@ -126,11 +130,11 @@ func TestRolesKilled(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, uint64(10+i)))
 		killing.Go(func() (err error) {
 			for range *killsFlag {
-				p, err := g.raise(ctx, role)
+				p, err := g.raise(t.Context(), role)
 				if err != nil {
 					return err
 				}
-				moment := time.NewTimer(time.Duration(rnd.IntN(4000)) * time.Millisecond)
+				moment := time.NewTimer(time.Duration(rnd.Int64N(int64(longestLife))))
 				select {
 				case <-moment.C: // any instant will do: that is the test
 				case <-only(role == app.Alert, strike): // this one is rare otherwise
@@ -143,7 +147,7 @@ func TestRolesKilled(t *testing.T) {
 					return fmt.Errorf("%s: %w", role, err)
 				}
 			}
-			running[i], err = g.raise(ctx, role)
+			running[i], err = g.raise(t.Context(), role) // not ctx: at its end they say how they stand
 			return err
 		})
 	}
@@ -154,7 +158,8 @@ func TestRolesKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(besieged)
-	t.Logf("%d processes were killed, %d of them at work, %d between telling and recording it", *killsFlag*len(running), hit.Load(), struck.Load())
+	t.Logf("%d processes were killed, %d of them up, %d between telling and recording it; %d messages came by then",
+		*killsFlag*len(running), hit.Load(), struck.Load(), len(g.Receiver.Bodies()))
 	if err := load.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, g.standing())
 	}
@@ -266,7 +271,7 @@ func paced(ctx context.Context, besieged <-chan struct{}) bool {
 		return false
 	case <-ctx.Done():
 		return false
-	case <-time.After(time.Duration(*killsFlag) * 2 * time.Second / users):
+	case <-time.After(time.Duration(*killsFlag) * longestLife / 2 / users):
 		return true
 	}
 }
