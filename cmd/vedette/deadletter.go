@@ -30,6 +30,7 @@ type DeadLetterCmd struct {
 // deadLetterFilter says which are meant.
 type deadLetterFilter struct {
 	Since  string `placeholder:"WHEN" help:"Not older than this: a duration such as 24h, or a time such as 2026-05-01T12:00:00Z."`
+	Until  string `placeholder:"WHEN" help:"Older than this, said in the same way."`
 	Reason string `placeholder:"R" help:"Only with this reason."`
 	Type   string `placeholder:"T" help:"Only of this log type."`
 	Origin string `placeholder:"O" help:"Only from this collector or token."`
@@ -39,18 +40,40 @@ func (f *deadLetterFilter) matches(d *stream.DeadLetter) bool {
 	return (f.Reason == "" || f.Reason == d.Reason) && (f.Type == "" || f.Type == d.Type) && (f.Origin == "" || f.Origin == d.Origin)
 }
 
-// since is the time before which none is meant; zero if there is none.
-func (f *deadLetterFilter) since(now time.Time) (time.Time, error) {
-	if f.Since == "" {
+// span is a stretch of append stamps: from since on, up to before until. Zero: without
+// bound.
+type span struct{ since, until time.Time }
+
+func (s span) holds(stamp time.Time) bool {
+	return !stamp.Before(s.since) && (s.until.IsZero() || stamp.Before(s.until))
+}
+
+// span is the time that is meant.
+func (f *deadLetterFilter) span(now time.Time) (s span, err error) {
+	if s.since, err = when("--since", f.Since, now); err != nil {
+		return s, err
+	}
+	if s.until, err = when("--until", f.Until, now); err != nil {
+		return s, err
+	}
+	if f.Since != "" && f.Until != "" && !s.since.Before(s.until) {
+		return s, fmt.Errorf("--until %q: want a time after --since %q", f.Until, f.Since)
+	}
+	return s, nil
+}
+
+// when is the time that a flag says; zero if it says none.
+func when(flag, value string, now time.Time) (time.Time, error) {
+	if value == "" {
 		return time.Time{}, nil
 	}
-	if d, err := time.ParseDuration(f.Since); err == nil && d >= 0 {
+	if d, err := time.ParseDuration(value); err == nil && d >= 0 {
 		return now.Add(-d), nil
 	}
-	if t, err := time.Parse(time.RFC3339, f.Since); err == nil {
+	if t, err := time.Parse(time.RFC3339, value); err == nil {
 		return t, nil
 	}
-	return time.Time{}, fmt.Errorf("--since %q: want a duration such as 24h or a time such as 2026-05-01T12:00:00Z", f.Since)
+	return time.Time{}, fmt.Errorf("%s %q: want a duration such as 24h or a time such as 2026-05-01T12:00:00Z", flag, value)
 }
 
 // letter is one dead letter as it is shown.
@@ -111,7 +134,7 @@ type DeadLetterListCmd struct {
 
 // Run lists them.
 func (c *DeadLetterListCmd) Run(ctx context.Context, s *Streams) error {
-	since, err := c.since(time.Now())
+	during, err := c.span(time.Now())
 	if err != nil {
 		return &ExitError{2, err}
 	}
@@ -123,7 +146,7 @@ func (c *DeadLetterListCmd) Run(ctx context.Context, s *Streams) error {
 		return err
 	}
 	defer log.close()
-	letters, more, err := log.newest(ctx, c.Limit, since, &c.deadLetterFilter)
+	letters, more, err := log.newest(ctx, c.Limit, during, &c.deadLetterFilter)
 	if err != nil {
 		return err
 	}
@@ -158,7 +181,7 @@ func (c *DeadLetterListCmd) Run(ctx context.Context, s *Streams) error {
 		return err
 	}
 	if more {
-		fmt.Fprintln(s.Err, "there are more: --limit, --since, or a filter")
+		fmt.Fprintln(s.Err, "there are more: --limit, --since, --until, or a filter")
 	}
 	return nil
 }
@@ -271,7 +294,7 @@ func (c *DeadLetterRetryCmd) Run(ctx context.Context, s *Streams) error {
 	case filtered && !c.All:
 		return &ExitError{2, errors.New("deadletter retry: filters go with --all, not with ids")}
 	}
-	since, err := c.since(time.Now())
+	during, err := c.span(time.Now())
 	if err != nil {
 		return &ExitError{2, err}
 	}
@@ -290,7 +313,7 @@ func (c *DeadLetterRetryCmd) Run(ctx context.Context, s *Streams) error {
 		defer r.appender.Close()
 	}
 	if c.All {
-		err = log.each(ctx, since, func(id letterID, _ time.Time, d *stream.DeadLetter) error {
+		err = log.each(ctx, during, func(id letterID, _ time.Time, d *stream.DeadLetter) error {
 			if !c.matches(d) {
 				return nil
 			}

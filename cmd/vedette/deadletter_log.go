@@ -61,9 +61,9 @@ func (l *deadLetterLog) partitions(ctx context.Context) (int32, error) {
 // chunk is how many offsets are read at once when going backwards.
 const chunk = 500
 
-// newest returns at most limit dead letters that f approves of and that are not
-// older than since, newest first, and whether there are more.
-func (l *deadLetterLog) newest(ctx context.Context, limit int, since time.Time, f *deadLetterFilter) ([]letter, bool, error) {
+// newest returns at most limit dead letters that f approves of, of that time,
+// newest first, and whether there are more.
+func (l *deadLetterLog) newest(ctx context.Context, limit int, during span, f *deadLetterFilter) ([]letter, bool, error) {
 	n, err := l.partitions(ctx)
 	if err != nil {
 		return nil, false, err
@@ -80,11 +80,11 @@ func (l *deadLetterLog) newest(ctx context.Context, limit int, since time.Time, 
 			recent := false
 			var some []letter
 			err := l.scan(ctx, p, max(first, to-chunk), to, func(id letterID, stamp time.Time, d *stream.DeadLetter) error {
-				if stamp.Before(since) {
+				if stamp.Before(during.since) {
 					return nil
 				}
 				recent = true
-				if f.matches(d) {
+				if during.holds(stamp) && f.matches(d) {
 					some = append(some, newLetter(id, stamp, d))
 				}
 				return nil
@@ -104,9 +104,9 @@ func (l *deadLetterLog) newest(ctx context.Context, limit int, since time.Time, 
 	return found[:min(limit, len(found))], len(found) > limit, nil
 }
 
-// each calls do for every dead letter not older than since, oldest first in each
+// each calls do for every dead letter of that time, oldest first in each
 // partition, up to the ends that the partitions had when it was called.
-func (l *deadLetterLog) each(ctx context.Context, since time.Time, do func(letterID, time.Time, *stream.DeadLetter) error) error {
+func (l *deadLetterLog) each(ctx context.Context, during span, do func(letterID, time.Time, *stream.DeadLetter) error) error {
 	n, err := l.partitions(ctx)
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func (l *deadLetterLog) each(ctx context.Context, since time.Time, do func(lette
 	}
 	for p, b := range all {
 		err := l.scan(ctx, int32(p), b.first, b.end, func(id letterID, stamp time.Time, d *stream.DeadLetter) error {
-			if stamp.Before(since) {
+			if !during.holds(stamp) {
 				return nil
 			}
 			return do(id, stamp, d)

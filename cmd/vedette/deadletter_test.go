@@ -162,6 +162,10 @@ func TestDeadLetterList(t *testing.T) {
 		{[]string{"--origin", "files", "--reason", "utf8"}, third, false},
 		{[]string{"--since", "2026-03-02T11:00:00Z"}, last + third, false},
 		{[]string{"--since", "876000h"}, last + third + cut + first, false},
+		{[]string{"--until", "2026-03-02T11:00:00Z"}, cut + first, false},
+		{[]string{"--until", "2026-03-02T11:00:00Z", "--limit", "1"}, cut, true},
+		{[]string{"--since", "2026-03-02T10:00:00.001Z", "--until", "2026-03-02T12:00:00Z"}, third, false},
+		{[]string{"--until", "1h", "--reason", "syntax"}, last + first, false},
 	} {
 		code, out, errs := l.run("list", tt.args...)
 		if code != 0 || strings.Contains(errs, "there are more") != tt.more {
@@ -216,6 +220,10 @@ func TestDeadLetterListGoesBack(t *testing.T) {
 	}
 	if _, err := p.Produce(t.Context(), 0, many); err != nil {
 		t.Fatal(err)
+	}
+	// What is too new does not end the search.
+	if code, out, _ := l.run("list", "--until", "2026-03-02T10:00:01Z", "--since", "2026-03-02T10:00:00Z"); code != 0 || !strings.Contains(out, "0/0 ") || strings.Count(out, "\n") != 2 {
+		t.Errorf("status %d:\n%s", code, out)
 	}
 	if code, out, _ := l.run("list", "--reason", "rare"); code != 0 || !strings.Contains(out, "0/0 ") || strings.Count(out, "\n") != 2 {
 		t.Errorf("status %d:\n%s", code, out)
@@ -325,6 +333,14 @@ func TestDeadLetterRetry(t *testing.T) {
 		t.Errorf("filtered: status %d, %q", code, out)
 	}
 	check(4)
+	if code, out, _ := l.run("retry", "--all", "--until", "2026-03-02T12:00:00Z", "--since", "2026-03-02T11:00:00Z"); code != 0 || out != "1 appended again, 0 refused\n" {
+		t.Errorf("between: status %d, %q", code, out)
+	}
+	check(5)
+	if code, _, errs := l.run("retry", "--until", "1h", "0/0"); code != 2 || !strings.Contains(errs, "filters go with --all") {
+		t.Errorf("until with an id: status %d, %q", code, errs)
+	}
+	check(5)
 }
 
 func TestDeadLetterRetryMany(t *testing.T) {
