@@ -141,6 +141,8 @@ func (m *moving) outcome(t *testing.T) (all map[string][]string, blind []string)
 	for what, query := range map[string]string{
 		"incident": `SELECT concat_ws(' ', tenant, encode(opener, 'hex'), rule_id, rule_ids, title, severity, account, tags, count, first_seen, last_seen, status)
 			FROM incident WHERE status <> 'merged' AND rule_id <> $1`,
+		"intent": `SELECT concat_ws(' ', i.tenant, encode(i.opener, 'hex'), n.receiver, n.event, n.wanted = i.version)
+			FROM intent n JOIN incident i ON i.tenant = n.tenant AND i.id = n.incident_id WHERE i.status <> 'merged' AND i.rule_id <> $1`,
 		"blind":  `SELECT title FROM incident WHERE rule_id = $1 ORDER BY title`,
 		"entity": `SELECT concat_ws(' ', tenant, encode(finding_id, 'hex'), type, value) FROM finding_entity WHERE type <> 'log.range' AND $1 <> ''`,
 	} {
@@ -149,7 +151,7 @@ func (m *moving) outcome(t *testing.T) (all map[string][]string, blind []string)
 			t.Fatal(err)
 		}
 		if all[what], err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: %v", what, err)
 		}
 	}
 	return all, all["blind"]
