@@ -259,20 +259,22 @@ func (l switches) SwitchLayout(ctx context.Context, s correlate.Switch) error {
 // unfenced takes nothing over, and moves in spite of that.
 type unfenced struct{ simMover }
 
-func (l unfenced) Acquire(ctx context.Context, p int32) (cp correlate.Checkpoint, err error) {
-	err = l.call(ctx, opAcquire, p, func(uint64) error {
+func (l unfenced) Acquire(ctx context.Context, p int32) (correlate.Checkpoint, error) {
+	var cp correlate.Checkpoint
+	err := l.call(ctx, opAcquire, p, func(uint64) (err error) {
 		cp, err = l.w.peek(ctx, l.layout, p)
 		return err
 	})
-	return cp, err
+	return simAnswer(l.simCrew, &cp), err
 }
 
-func (l unfenced) AcquireSource(ctx context.Context, _ uint32, p int32) (pos match.Position, err error) {
-	err = l.call(ctx, opAcquireSource, p, func(uint64) error {
+func (l unfenced) AcquireSource(ctx context.Context, _ uint32, p int32) (match.Position, error) {
+	var pos match.Position
+	err := l.call(ctx, opAcquireSource, p, func(uint64) error {
 		pos = l.w.positions[p]
 		return nil
 	})
-	return pos, err
+	return simAnswer(l.simCrew, &pos), err
 }
 
 func (l unfenced) SwitchLayout(ctx context.Context, s correlate.Switch) error {

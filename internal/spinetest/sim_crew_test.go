@@ -96,8 +96,11 @@ func (c *simCrew) call(ctx context.Context, op simOp, part int32, do func(n uint
 		c.kill()
 		return errors.Join(err, errSimDead)
 	case simLate:
-		if op == opAssemble { // a transaction is not at one who has given up on it
+		switch op {
+		case opAssemble: // a transaction is not at one who has given up on it
 			return errSim
+		case opRead, opReadObserved, opStandings, opLeastNext, opTails, opLoad, opRules, opLayout, opTopics:
+			return errSim // to be asked late changes nothing
 		}
 		c.w.late.Go(func() {
 			time.Sleep(f.For)
@@ -110,6 +113,14 @@ func (c *simCrew) call(ctx context.Context, op simOp, part int32, do func(n uint
 		}
 	}
 	return act()
+}
+
+// simAnswer is what a call that changes the world was answered with: it may be on its
+// way still.
+func simAnswer[T any](c *simCrew, v *T) T {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return *v
 }
 
 func simWait(ctx context.Context, d time.Duration) bool {
@@ -142,15 +153,16 @@ func (c *simCrew) DeadLetters(ctx context.Context, ds []stream.DeadLetter) error
 	})
 }
 
-func (c *simCrew) AcquireSource(ctx context.Context, _ uint32, p int32) (pos match.Position, err error) {
-	err = c.call(ctx, opAcquireSource, p, func(uint64) error {
+func (c *simCrew) AcquireSource(ctx context.Context, _ uint32, p int32) (match.Position, error) {
+	var pos match.Position
+	err := c.call(ctx, opAcquireSource, p, func(uint64) error {
 		if c.layout.state != simInForce {
 			return errSimRetired
 		}
 		pos = c.w.acquireSource(p)
 		return nil
 	})
-	return pos, err
+	return simAnswer(c, &pos), err
 }
 
 func (c *simCrew) SaveSource(ctx context.Context, _ uint32, p int32, pos match.Position) error {
@@ -199,11 +211,13 @@ func (c *simCrew) Rules(ctx context.Context, digest string) (set *rule.Set, err 
 	return set, err
 }
 
-func (c *simCrew) Acquire(ctx context.Context, p int32) (cp correlate.Checkpoint, err error) {
-	err = c.call(ctx, opAcquire, p, func(uint64) (err error) {
-		cp, err = c.w.acquire(ctx, c.layout, p)
+func (c *simCrew) Acquire(ctx context.Context, p int32) (correlate.Checkpoint, error) {
+	var taken correlate.Checkpoint
+	err := c.call(ctx, opAcquire, p, func(uint64) (err error) {
+		taken, err = c.w.acquire(ctx, c.layout, p)
 		return err
 	})
+	cp := simAnswer(c, &taken)
 	c.mu.Lock()
 	c.taken[p] = cp
 	c.mu.Unlock()
@@ -224,12 +238,13 @@ func (c *simCrew) AskRewind(ctx context.Context, s detect.Source, next int64) er
 	})
 }
 
-func (c *simCrew) AcquireAssembler(ctx context.Context, shard int32) (epoch int64, err error) {
-	err = c.call(ctx, opAcquireAssembler, 0, func(uint64) (err error) {
+func (c *simCrew) AcquireAssembler(ctx context.Context, shard int32) (int64, error) {
+	var epoch int64
+	err := c.call(ctx, opAcquireAssembler, 0, func(uint64) (err error) {
 		epoch, err = c.w.incidents.AcquireAssembler(ctx, shard)
 		return err
 	})
-	return epoch, err
+	return simAnswer(c, &epoch), err
 }
 
 func (c *simCrew) Assemble(ctx context.Context, shard int32, epoch int64, f func(incident.Tx) error) error {

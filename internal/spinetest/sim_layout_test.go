@@ -225,12 +225,14 @@ func (m simMover) Layout(ctx context.Context) (l correlate.Layout, err error) {
 	return l, err
 }
 
-func (m simMover) PlanLayout(ctx context.Context, partitions int) (l correlate.Layout, abandoned []string, err error) {
-	err = m.call(ctx, opPlanLayout, 0, func(uint64) error {
+func (m simMover) PlanLayout(ctx context.Context, partitions int) (correlate.Layout, []string, error) {
+	var l correlate.Layout
+	var abandoned []string
+	err := m.call(ctx, opPlanLayout, 0, func(uint64) error {
 		l, abandoned = m.w.planLayout(partitions)
 		return nil
 	})
-	return l, abandoned, err
+	return simAnswer(m.simCrew, &l), simAnswer(m.simCrew, &abandoned), err
 }
 
 func (m simMover) SwitchLayout(ctx context.Context, s correlate.Switch) error {

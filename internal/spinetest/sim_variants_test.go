@@ -189,11 +189,13 @@ var simVariants = []simVariant{
 		name: "the checkpoint is read before the epoch is taken",
 		rule: "5: takeover is one statement",
 		options: func(c *simCrew, _ *match.OwnerOptions, co *correlate.OwnerOptions, _ *incident.Options) {
-			co.Ledger = ledgerOf{c, func(ctx context.Context, p int32) (old correlate.Checkpoint, err error) {
-				err = c.call(ctx, opAcquire, p, func(uint64) error {
-					old, err = c.w.peek(ctx, c.layout, p)
+			co.Ledger = ledgerOf{c, func(ctx context.Context, p int32) (correlate.Checkpoint, error) {
+				var peeked correlate.Checkpoint
+				err := c.call(ctx, opAcquire, p, func(uint64) (err error) {
+					peeked, err = c.w.peek(ctx, c.layout, p)
 					return err
 				})
+				old := simAnswer(c, &peeked)
 				if err != nil {
 					return old, err
 				}
