@@ -93,23 +93,27 @@ func (s *shared) until(t *testing.T, partitions int, shares map[string]int) {
 func member(t *testing.T, c *stream.Client, s *shared, name string, o stream.GroupOptions) (stop func()) {
 	t.Helper()
 	o.ID, o.Topic, o.Logger = cmp.Or(o.ID, "sharing"), cmp.Or(o.Topic, "shared"), slog.New(slog.DiscardHandler)
+	return join(t, c, o, func(ctx context.Context, l *stream.Lease) error {
+		if err := l.Confirm(ctx); err != nil {
+			return err
+		}
+		s.begin(name, l.Partition)
+		defer s.end(name, l.Partition)
+		<-ctx.Done()
+		return nil
+	})
+}
+
+// join makes a member that does work until stop is called.
+func join(t *testing.T, c *stream.Client, o stream.GroupOptions, work func(context.Context, *stream.Lease) error) (stop func()) {
+	t.Helper()
 	g, err := c.NewGroup(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	run, cancel := context.WithCancel(ctx(t))
 	done := make(chan error, 1)
-	go func() {
-		done <- g.Run(run, func(ctx context.Context, l *stream.Lease) error {
-			if err := l.Confirm(ctx); err != nil {
-				return err
-			}
-			s.begin(name, l.Partition)
-			defer s.end(name, l.Partition)
-			<-ctx.Done()
-			return nil
-		})
-	}()
+	go func() { done <- g.Run(run, work) }()
 	return sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -278,44 +282,30 @@ func groupHandsBack(t *testing.T, c *stream.Client, o stream.GroupOptions) {
 	at := map[int32]int{}
 	refused := map[string]int{}
 	end := make(chan int32, 3)
-	join := func(name string, version int) (stop func()) {
-		g, err := c.NewGroup(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		run, cancel := context.WithCancel(ctx(t))
-		done := make(chan error, 1)
-		go func() {
-			done <- g.Run(run, func(ctx context.Context, l *stream.Lease) error {
-				if err := l.Confirm(ctx); err != nil {
-					return err
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				for ; at[l.Partition] < stretches; at[l.Partition]++ {
-					if at[l.Partition]%2 != version {
-						refused[name]++
-						return fmt.Errorf("stretch %d: %w", at[l.Partition], stream.ErrUnfit)
-					}
-				}
-				select {
-				case end <- l.Partition:
-				default:
-				}
-				mu.Unlock()
-				<-ctx.Done()
-				mu.Lock()
-				return nil
-			})
-		}()
-		return sync.OnceFunc(func() {
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
+	version := func(name string, speaks int) (stop func()) {
+		return join(t, c, o, func(ctx context.Context, l *stream.Lease) error {
+			if err := l.Confirm(ctx); err != nil {
+				return err
 			}
+			mu.Lock()
+			defer mu.Unlock()
+			for ; at[l.Partition] < stretches; at[l.Partition]++ {
+				if at[l.Partition]%2 != speaks {
+					refused[name]++
+					return fmt.Errorf("stretch %d: %w", at[l.Partition], stream.ErrUnfit)
+				}
+			}
+			select {
+			case end <- l.Partition:
+			default:
+			}
+			mu.Unlock()
+			<-ctx.Done()
+			mu.Lock()
+			return nil
 		})
 	}
-	stopNew := join("new", 1)
+	stopNew := version("new", 1)
 	defer stopNew()
 	tries := func() int {
 		mu.Lock()
@@ -328,7 +318,7 @@ func groupHandsBack(t *testing.T, c *stream.Client, o stream.GroupOptions) {
 	if n := testutil.ToFloat64(o.Metrics.Generations.WithLabelValues(o.ID)); n > 3*4 {
 		t.Errorf("%v generations of a lone member that tried %d times", n, tries())
 	}
-	defer join("old", 0)()
+	defer version("old", 0)()
 	reached := map[int32]bool{}
 	for len(reached) < 3 {
 		select {
