@@ -25,13 +25,14 @@ type profile interface {
 // profiles are what a rule learned, in memory whole, and the pages that changed.
 type profiles[P profile] struct {
 	*base
-	keys  keyTable
-	list  []P
-	pages map[uint32][]uint32 // page → slots
-	dirty map[uint32]bool
-	swept int64 // page looked through last, counted on from the epoch
-	held  int64 // bytes of the profiles in list
-	read  func(*reader) P
+	keys   keyTable
+	list   []P
+	pages  map[uint32][]uint32 // page → slots
+	dirty  map[uint32]bool
+	stored map[uint32]bool // pages that the ledger has
+	swept  int64           // page looked through last, counted on from the epoch
+	held   int64           // bytes of the profiles in list
+	read   func(*reader) P
 }
 
 func (ps *profiles[P]) bytes() int64 {
@@ -40,7 +41,7 @@ func (ps *profiles[P]) bytes() int64 {
 }
 
 func newProfiles[P profile](b *base, read func(*reader) P) profiles[P] {
-	return profiles[P]{base: b, pages: map[uint32][]uint32{}, dirty: map[uint32]bool{}, swept: never, read: read}
+	return profiles[P]{base: b, pages: map[uint32][]uint32{}, dirty: map[uint32]bool{}, stored: map[uint32]bool{}, swept: never, read: read}
 }
 
 func (ps *profiles[P]) page(full []byte) uint32 {
@@ -147,6 +148,11 @@ func (ps *profiles[P]) flushPages(out []Page, keep func(P) bool) []Page {
 		if len(items) > 0 {
 			slices.SortFunc(items, comparePageItems)
 			page.Data = appendPage(items)
+			ps.stored[n] = true
+		} else if ps.stored[n] {
+			delete(ps.stored, n)
+		} else {
+			continue // it held nothing that was ever written
 		}
 		out = append(out, page)
 	}
@@ -165,6 +171,9 @@ func (ps *profiles[P]) restore(p Page) error {
 	switch {
 	case len(p.Data) == 0:
 		return nil
+	}
+	ps.stored[p.Number] = true
+	switch {
 	case p.Data[0] == formatProfile1:
 		return ps.restore1(p)
 	}
